@@ -1,0 +1,23 @@
+#![doc = include_str!("../README.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+pub mod backend;
+pub mod clock;
+pub mod error;
+pub mod gate;
+pub mod listener;
+pub mod model;
+pub mod plan;
+pub mod request;
+pub mod rollout;
+pub mod state;
+pub mod store;
+pub mod strategy;
+#[cfg(feature = "testing")]
+pub mod testing;
+mod wake;
+
+pub use self::{
+    error::{Error, ErrorKind, Result},
+    wake::Wake,
+};

@@ -1,0 +1,744 @@
+//! The state machine of a rollout: pure, without clock, I/O or `async`.
+//!
+//! [`State::next`] says where an event leads, [`State::goal`] what the state wants to be in front of users, and
+//! [`State::heed`] what a look means for it. The engine is a loop around these three, and the exhaustive search in the
+//! tests runs exactly them.
+//!
+//! ```text
+//! Preflight ─► Shifting{step} ─► Baking{step} ─► … ─► Promoting ─► Promoted
+//!     │            │    ▲             │                   │
+//!     │            ▼    └── next ─────┘                   │
+//!     │         Holding (waits for a person) ◄────────────┤
+//!     ▼            │                                      ▼
+//!  Refused         └──────────────────────────────► RollingBack ─► RolledBack
+//!                                                         │
+//!                              Abandoned ◄── drift        └─► Stuck (a person) ─► resumed or given up
+//! ```
+
+use std::{fmt, time::Duration};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    model::{Actor, Attempt, Effect, GateName, Goal, Note, Observed, Progress, RolloutId, Serves, Weight},
+    plan::Plan,
+};
+
+/// What a rollout is attempting. Saved on entry, so it is also the write-ahead intent.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+#[must_use]
+pub enum State {
+    /// Proving that the way forward and the way back are open. Nothing has changed.
+    Preflight,
+    /// Giving the candidate this step's weight.
+    Shifting {
+        /// Index into the plan's steps.
+        step: usize,
+    },
+    /// Watching this step.
+    Baking {
+        /// Index into the plan's steps.
+        step: usize,
+        /// How much of the bake has been watched.
+        watched: Duration,
+    },
+    /// Clearing the baseline away; the candidate is to stand alone.
+    Promoting,
+    /// Bringing the baseline back. Hears no gate, strategy, pause or abort.
+    RollingBack {
+        /// Why.
+        cause: Cause,
+    },
+    /// Waiting for a person.
+    Holding {
+        /// What was being attempted.
+        from: Interrupted,
+        /// What for.
+        why: Hold,
+        /// When the default exit is taken.
+        until: Timestamp,
+    },
+    /// Cannot go on by itself: a person resumes it or gives it up.
+    Stuck {
+        /// What was being attempted.
+        from: Interrupted,
+        /// Why it cannot go on.
+        why: Note,
+    },
+    /// Only the candidate serves.
+    Promoted,
+    /// Only the baseline serves.
+    RolledBack {
+        /// Why.
+        cause: Cause,
+    },
+    /// Nothing was changed.
+    Refused {
+        /// Why.
+        why: Refusal,
+    },
+    /// Hands off: the target is as somebody else left it.
+    Abandoned {
+        /// Why.
+        why: Abandonment,
+    },
+}
+
+/// A state that can be taken up again.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum Interrupted {
+    /// [`State::Preflight`].
+    Preflight,
+    /// [`State::Shifting`].
+    Shifting {
+        /// Index into the plan's steps.
+        step: usize,
+    },
+    /// [`State::Baking`].
+    Baking {
+        /// Index into the plan's steps.
+        step: usize,
+        /// How much of the bake had been watched.
+        watched: Duration,
+    },
+    /// [`State::Promoting`].
+    Promoting,
+    /// [`State::RollingBack`].
+    RollingBack {
+        /// Why.
+        cause: Cause,
+    },
+}
+
+impl From<Interrupted> for State {
+    fn from(from: Interrupted) -> Self {
+        match from {
+            Interrupted::Preflight => Self::Preflight,
+            Interrupted::Shifting { step } => Self::Shifting { step },
+            Interrupted::Baking { step, watched } => Self::Baking { step, watched },
+            Interrupted::Promoting => Self::Promoting,
+            Interrupted::RollingBack { cause } => Self::RollingBack { cause },
+        }
+    }
+}
+
+/// Why a rollout goes back.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(tag = "cause", rename_all = "snake_case")]
+pub enum Cause {
+    /// A gate tripped.
+    Unhealthy {
+        /// Which.
+        gate: GateName,
+        /// Its evidence in a sentence.
+        why: Note,
+    },
+    /// A gate had no data for longer than its policy bears.
+    NoData {
+        /// Which.
+        gate: GateName,
+        /// Why there was none.
+        why: Note,
+    },
+    /// The platform said that the candidate cannot be put in place, or a hook failed.
+    Failed {
+        /// What it said.
+        why: Note,
+    },
+    /// A state took too long.
+    Deadline {
+        /// Which, and how long.
+        why: Note,
+    },
+    /// A person or tool asked for it.
+    Aborted {
+        /// Who.
+        by: Actor,
+        /// Why.
+        why: Note,
+    },
+    /// Somebody else changed the target, and the caller had asked to take it back then.
+    Drifted {
+        /// What was there instead.
+        why: Note,
+    },
+}
+
+impl Cause {
+    /// Whether it says that the candidate is bad, so that it is not tried again by itself.
+    pub const fn condemns_the_candidate(&self) -> bool {
+        matches!(self, Self::Unhealthy { .. } | Self::Failed { .. })
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unhealthy { gate, why } => write!(f, "gate {gate} is unhealthy: {why}"),
+            Self::NoData { gate, why } => write!(f, "gate {gate} has no data: {why}"),
+            Self::Failed { why } => write!(f, "failed: {why}"),
+            Self::Deadline { why } => write!(f, "took too long: {why}"),
+            Self::Aborted { by, why } => write!(f, "aborted by {by}: {why}"),
+            Self::Drifted { why } => write!(f, "somebody else changed the target: {why}"),
+        }
+    }
+}
+
+/// What a rollout waits for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(tag = "hold", rename_all = "snake_case")]
+pub enum Hold {
+    /// Somebody paused it.
+    Paused {
+        /// Who.
+        by: Actor,
+        /// Why.
+        why: Note,
+    },
+    /// The step's approval.
+    Approval,
+    /// A person's decision about a tripped gate.
+    Unhealthy {
+        /// Which gate.
+        gate: GateName,
+        /// Its evidence in a sentence.
+        why: Note,
+    },
+    /// A gate's data. Ends by itself when the gate is healthy again.
+    NoData {
+        /// Which gate.
+        gate: GateName,
+        /// Why there is none.
+        why: Note,
+    },
+}
+
+impl Hold {
+    /// The cause of the rollback when nobody came.
+    fn expired(self) -> Cause {
+        match self {
+            Self::Paused { by, why } => {
+                Cause::Deadline { why: Note::new(format!("paused by {by} ({why}) and not resumed in time")) }
+            }
+            Self::Approval => Cause::Deadline { why: Note::new("nobody approved in time") },
+            Self::Unhealthy { gate, why } => Cause::Unhealthy { gate, why },
+            Self::NoData { gate, why } => Cause::NoData { gate, why },
+        }
+    }
+}
+
+impl fmt::Display for Hold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Paused { by, why } => write!(f, "paused by {by}: {why}"),
+            Self::Approval => f.write_str("waiting for approval"),
+            Self::Unhealthy { gate, why } => write!(f, "gate {gate} is unhealthy, a person decides: {why}"),
+            Self::NoData { gate, why } => write!(f, "gate {gate} has no data: {why}"),
+        }
+    }
+}
+
+/// Why nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(tag = "refusal", rename_all = "snake_case")]
+pub enum Refusal {
+    /// The candidate serves already, alone: a success to the caller.
+    AlreadyServes,
+    /// The candidate was rolled back before, because it was unhealthy or failed.
+    Quarantined {
+        /// The rollout that found it bad.
+        by: RolloutId,
+        /// What it found.
+        why: Note,
+    },
+    /// Preflight found a way closed.
+    NotReady {
+        /// Which, and what to do instead.
+        why: Note,
+    },
+    /// It was aborted before anything changed.
+    Aborted {
+        /// Who.
+        by: Actor,
+        /// Why.
+        why: Note,
+    },
+    /// Preflight took too long.
+    Deadline,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AlreadyServes => f.write_str("the candidate already serves, alone"),
+            Self::Quarantined { by, why } => write!(f, "the candidate is quarantined since rollout {by}: {why}"),
+            Self::NotReady { why } => why.fmt(f),
+            Self::Aborted { by, why } => write!(f, "aborted by {by} before anything changed: {why}"),
+            Self::Deadline => f.write_str("preflight took too long"),
+        }
+    }
+}
+
+/// Why a rollout took its hands off.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(tag = "abandonment", rename_all = "snake_case")]
+pub enum Abandonment {
+    /// Somebody else changed the target.
+    Drifted {
+        /// What is there instead.
+        why: Note,
+    },
+    /// A person gave it up.
+    GivenUp {
+        /// Who.
+        by: Actor,
+        /// Why.
+        why: Note,
+    },
+}
+
+impl fmt::Display for Abandonment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Drifted { why } => write!(f, "somebody else changed the target: {why}"),
+            Self::GivenUp { by, why } => write!(f, "given up by {by}: {why}"),
+        }
+    }
+}
+
+/// What the machine needs to know of the rollout, fixed when it is created.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms<'a> {
+    /// Its plan.
+    pub plan: &'a Plan,
+    /// Whether preflight proves a way back. Without one, what would roll back is stuck instead.
+    pub way_back: bool,
+    /// Whether drift is taken back instead of left alone.
+    pub retake: bool,
+}
+
+/// What happened to a rollout.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Preflight found both ways open.
+    Proved,
+    /// Preflight found a way closed.
+    Refused(Refusal),
+    /// A look saw the state's goal reached, on every part.
+    Reached,
+    /// The platform or a hook says that the goal cannot be reached.
+    Failed(Note),
+    /// Somebody else changed the target.
+    Drifted(Note),
+    /// So much more of the bake was watched.
+    Watched(Duration),
+    /// The whole bake was watched, and each gate is healthy on data that reaches its end.
+    Passed,
+    /// A gate tripped, or has been without data for too long, and the answer is to go back.
+    Tripped(Cause),
+    /// A gate tripped, and the answer is to stop where it is.
+    Stopped(Note),
+    /// Something must be waited for.
+    Held {
+        /// What.
+        why: Hold,
+        /// When the default exit is taken.
+        until: Timestamp,
+    },
+    /// What was waited for is here: the approvals, the data.
+    Cleared,
+    /// The state's deadline has passed.
+    Expired {
+        /// Whether the last look saw that only the candidate serves.
+        only_candidate: bool,
+        /// What took too long.
+        why: Note,
+    },
+    /// Somebody asked to go back.
+    Aborted {
+        /// Who.
+        by: Actor,
+        /// Why.
+        why: Note,
+    },
+    /// Somebody asked to go on.
+    Resumed,
+    /// Somebody asked to take hands off.
+    GivenUp {
+        /// Who.
+        by: Actor,
+        /// Why.
+        why: Note,
+    },
+    /// Somebody broke the glass: promote without the rest of the plan.
+    PromoteNow,
+}
+
+/// An event that a state does not hear. The state is handed back unchanged.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{event:?} means nothing while {}", .state.name())]
+pub struct Unheard {
+    /// The state, as it was.
+    pub state: State,
+    /// The event.
+    pub event: Event,
+}
+
+impl State {
+    /// Where this event leads.
+    ///
+    /// # Errors
+    /// [`Unheard`], with the state unchanged, when this state does not hear this event.
+    pub fn next(self, terms: Terms<'_>, event: Event) -> Result<Self, Box<Unheard>> {
+        use Event as E;
+        Ok(match (self, event) {
+            (Self::Preflight, E::Proved) => Self::Shifting { step: 0 },
+            (Self::Preflight, E::Refused(why)) => Self::Refused { why },
+            (Self::Preflight, E::Failed(why) | E::Drifted(why)) => Self::Refused { why: Refusal::NotReady { why } },
+            (Self::Preflight, E::Aborted { by, why }) => Self::Refused { why: Refusal::Aborted { by, why } },
+            (Self::Preflight, E::Expired { .. }) => Self::Refused { why: Refusal::Deadline },
+
+            (Self::Shifting { step }, E::Reached) => Self::Baking { step, watched: Duration::ZERO },
+            (Self::Baking { step, watched }, E::Watched(more)) => {
+                Self::Baking { step, watched: watched.saturating_add(more).min(terms.plan.steps()[step].bake) }
+            }
+            (state @ Self::Baking { .. }, E::Reached) => state,
+            (Self::Baking { step, watched }, E::Passed)
+                if watched >= terms.plan.steps()[step].bake && terms.plan.steps()[step].approval.is_none() =>
+            {
+                Self::after(terms, step)
+            }
+            (Self::Promoting, E::Reached | E::Expired { only_candidate: true, .. }) => Self::Promoted,
+            (Self::Shifting { .. } | Self::Baking { .. } | Self::Promoting, E::PromoteNow) => Self::Promoting,
+
+            // A pause or a hold from any forward state; a newer hold replaces an older one.
+            (Self::Holding { from, .. }, E::Held { why, until }) => Self::Holding { from, why, until },
+            (state, E::Held { why, until }) if state.is_forward() => {
+                Self::Holding { from: state.interrupted().expect("forward states can be taken up again"), why, until }
+            }
+            (Self::Holding { from: Interrupted::Baking { step, .. }, why: Hold::Approval, .. }, E::Cleared) => {
+                Self::after(terms, step)
+            }
+            (Self::Holding { from, why: Hold::NoData { .. }, .. }, E::Cleared) => from.into(),
+            (Self::Holding { from, why, .. }, E::Resumed) if why != Hold::Approval => from.into(),
+            (Self::Holding { from, .. }, E::PromoteNow) if from != Interrupted::Preflight => Self::Promoting,
+            (Self::Holding { from: Interrupted::Preflight, .. }, E::GivenUp { by, why } | E::Aborted { by, why }) => {
+                Self::Refused { why: Refusal::Aborted { by, why } }
+            }
+            (Self::Holding { from: Interrupted::Preflight, why, .. }, E::Expired { .. }) => {
+                let why = Note::new(format!("{why}, and nobody came in time"));
+                Self::Refused { why: Refusal::NotReady { why } }
+            }
+            (Self::Holding { from: Interrupted::Preflight, .. }, E::Failed(why) | E::Drifted(why)) => {
+                Self::Refused { why: Refusal::NotReady { why } }
+            }
+            (Self::Holding { from, why, .. }, E::Expired { .. }) => State::from(from).back(terms, why.expired()),
+            (Self::Holding { .. } | Self::Stuck { .. }, E::GivenUp { by, why }) => {
+                Self::Abandoned { why: Abandonment::GivenUp { by, why } }
+            }
+            (Self::Stuck { from, .. }, E::Resumed) => from.into(),
+
+            (Self::RollingBack { cause }, E::Reached) => Self::RolledBack { cause },
+            (Self::RollingBack { cause }, E::Failed(why) | E::Expired { why, .. }) => {
+                Self::Stuck { from: Interrupted::RollingBack { cause }, why }
+            }
+            (Self::RollingBack { .. }, E::Drifted(why)) => Self::Abandoned { why: Abandonment::Drifted { why } },
+
+            (state, E::Drifted(why)) if state.is_under_way() => {
+                if terms.retake {
+                    state.back(terms, Cause::Drifted { why })
+                } else {
+                    Self::Abandoned { why: Abandonment::Drifted { why } }
+                }
+            }
+            (state, E::Failed(why)) if state.is_under_way() => state.back(terms, Cause::Failed { why }),
+            (state, E::Tripped(cause)) if state.is_under_way() => state.back(terms, cause),
+            (state, E::Stopped(why)) if state.is_under_way() => {
+                Self::Stuck { from: state.interrupted().expect("states under way can be taken up again"), why }
+            }
+            (state, E::Aborted { by, why }) if state.is_under_way() => state.back(terms, Cause::Aborted { by, why }),
+            (state, E::Expired { why, .. }) if state.is_under_way() => state.back(terms, Cause::Deadline { why }),
+            (state, event) => return Err(Box::new(Unheard { state, event })),
+        })
+    }
+
+    /// What this state wants to be in front of users; `None` where it wants nothing.
+    pub fn goal(&self, plan: &Plan) -> Option<Goal> {
+        match self {
+            Self::Shifting { step } | Self::Baking { step, .. } => Some(Goal::Split(plan.steps()[*step].weight)),
+            Self::Promoting => Some(Goal::Candidate),
+            Self::RollingBack { .. } => Some(Goal::Baseline),
+            Self::Holding { from, .. } => match from {
+                Interrupted::Shifting { step } | Interrupted::Baking { step, .. } => {
+                    Some(Goal::Split(plan.steps()[*step].weight))
+                }
+                Interrupted::Promoting => Some(Goal::Candidate),
+                Interrupted::RollingBack { .. } => Some(Goal::Baseline),
+                Interrupted::Preflight => None,
+            },
+            Self::Preflight
+            | Self::Stuck { .. }
+            | Self::Promoted
+            | Self::RolledBack { .. }
+            | Self::Refused { .. }
+            | Self::Abandoned { .. } => None,
+        }
+    }
+
+    /// What a look at this state's [`goal`](Self::goal) means for it.
+    pub fn heed(&self, plan: &Plan, look: &Observed, past: &Past<'_>) -> Turn {
+        let acts = matches!(self, Self::Shifting { .. } | Self::Promoting | Self::RollingBack { .. });
+        let bakes = matches!(self, Self::Baking { .. } | Self::Holding { from: Interrupted::Baking { .. }, .. });
+        match &look.progress {
+            Progress::Drifted(what) => Turn::Tell(Event::Drifted(what.clone())),
+            Progress::Failed(why) => Turn::Tell(Event::Failed(why.clone())),
+            Progress::Underway(what) => Turn::Wait(Some(what.clone())),
+            Progress::Due(effect) if acts => {
+                // P6: on an API that checks no versions, the same wish is not sent twice before the first is seen.
+                if past.repeats_the_unknown(self.goal(plan), look) {
+                    Turn::Wait(Some(Note::new("an earlier call may still land")))
+                } else {
+                    Turn::Shift(effect.clone())
+                }
+            }
+            Progress::Due(effect) if bakes => {
+                Turn::Tell(Event::Drifted(Note::new(format!("while baking, this became due again: {effect}"))))
+            }
+            Progress::Due(_) => Turn::Wait(None),
+            Progress::Reached if !acts => Turn::Wait(None),
+            Progress::Reached => match past.may_still_land(look) {
+                // Rule 3: whoever still holds the current version could spend it after we called it a day.
+                Landing::SpendVersion => Turn::Shift(Note::new("spend the version of an unanswered call")),
+                Landing::Settle => Turn::Wait(Some(Note::new("an earlier call may still land"))),
+                Landing::Settled => match self.goal_borne_out(look) {
+                    Ok(()) => Turn::Tell(Event::Reached),
+                    Err(mixed) => Turn::Wait(Some(mixed)),
+                },
+            },
+        }
+    }
+
+    /// P2 and P3: `Reached` is believed only if the parts say so too.
+    fn goal_borne_out(&self, look: &Observed) -> Result<(), Note> {
+        match self {
+            Self::RollingBack { .. } => only(Serves::Baseline, look),
+            Self::Promoting => only(Serves::Candidate, look),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether anything can still happen to it: every state but the four ends.
+    pub const fn is_open(&self) -> bool {
+        !matches!(self, Self::Promoted | Self::RolledBack { .. } | Self::Refused { .. } | Self::Abandoned { .. })
+    }
+
+    /// Whether nothing happens any more without a person: the four ends, and `Stuck`.
+    pub const fn is_at_rest(&self) -> bool {
+        !self.is_open() || matches!(self, Self::Stuck { .. })
+    }
+
+    /// The state's name: `shifting`, `rolled_back`.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Preflight => "preflight",
+            Self::Shifting { .. } => "shifting",
+            Self::Baking { .. } => "baking",
+            Self::Promoting => "promoting",
+            Self::RollingBack { .. } => "rolling_back",
+            Self::Holding { .. } => "holding",
+            Self::Stuck { .. } => "stuck",
+            Self::Promoted => "promoted",
+            Self::RolledBack { .. } => "rolled_back",
+            Self::Refused { .. } => "refused",
+            Self::Abandoned { .. } => "abandoned",
+        }
+    }
+
+    /// The step of the plan it is at, where it is at one.
+    pub const fn step(&self) -> Option<usize> {
+        match self {
+            Self::Shifting { step }
+            | Self::Baking { step, .. }
+            | Self::Holding { from: Interrupted::Shifting { step } | Interrupted::Baking { step, .. }, .. }
+            | Self::Stuck { from: Interrupted::Shifting { step } | Interrupted::Baking { step, .. }, .. } => {
+                Some(*step)
+            }
+            _ => None,
+        }
+    }
+
+    /// How long this state may take from its entry; `None` where it waits for nothing, or says itself until when.
+    pub fn allowance(&self, plan: &Plan) -> Option<Duration> {
+        let deadlines = plan.deadlines();
+        match self {
+            Self::Preflight => Some(deadlines.preflight),
+            Self::Shifting { .. } => Some(deadlines.shift),
+            Self::Baking { step, .. } => Some(plan.steps()[*step].bake.saturating_add(deadlines.overtime)),
+            Self::Promoting => Some(deadlines.promote),
+            Self::RollingBack { .. } => Some(deadlines.roll_back),
+            _ => None,
+        }
+    }
+
+    /// Whether gates are watched: from the first shift to the end of the promotion.
+    pub const fn watches_gates(&self) -> bool {
+        match self {
+            Self::Shifting { .. } | Self::Baking { .. } | Self::Promoting => true,
+            Self::Holding { from, .. } => !matches!(from, Interrupted::Preflight),
+            _ => false,
+        }
+    }
+
+    /// Preflight, or under way and not holding.
+    const fn is_forward(&self) -> bool {
+        matches!(self, Self::Preflight | Self::Shifting { .. } | Self::Baking { .. } | Self::Promoting)
+    }
+
+    /// Between the first change and the decision to go back.
+    const fn is_under_way(&self) -> bool {
+        self.watches_gates()
+    }
+
+    fn after(terms: Terms<'_>, step: usize) -> Self {
+        if step + 1 < terms.plan.steps().len() { Self::Shifting { step: step + 1 } } else { Self::Promoting }
+    }
+
+    fn back(self, terms: Terms<'_>, cause: Cause) -> Self {
+        if terms.way_back {
+            return Self::RollingBack { cause };
+        }
+        let why = Note::new(format!("there is no way back, so it stops where it is; {cause}"));
+        Self::Stuck { from: self.interrupted().expect("states under way can be taken up again"), why }
+    }
+
+    /// This state as one to be taken up again. A holding state is what it holds.
+    fn interrupted(self) -> Option<Interrupted> {
+        match self {
+            Self::Preflight => Some(Interrupted::Preflight),
+            Self::Shifting { step } => Some(Interrupted::Shifting { step }),
+            Self::Baking { step, watched } => Some(Interrupted::Baking { step, watched }),
+            Self::Promoting => Some(Interrupted::Promoting),
+            Self::RollingBack { cause } => Some(Interrupted::RollingBack { cause }),
+            Self::Holding { from, .. } | Self::Stuck { from, .. } => Some(from),
+            Self::Promoted | Self::RolledBack { .. } | Self::Refused { .. } | Self::Abandoned { .. } => None,
+        }
+    }
+}
+
+/// Whether this revision alone serves, as far as the look tells.
+///
+/// # Errors
+/// The parts or the weight that say otherwise.
+pub fn only(wanted: Serves, look: &Observed) -> Result<(), Note> {
+    let weight = if wanted == Serves::Candidate { Weight::ALL } else { Weight::NONE };
+    if let Some(seen) = look.weight.filter(|seen| *seen != weight) {
+        return Err(Note::new(format!("the candidate has {seen} of the traffic instead of {weight}")));
+    }
+    let others: Vec<&str> = look
+        .parts
+        .iter()
+        .filter(|part| part.serves != wanted && part.serves != Serves::Nothing)
+        .map(|part| part.name.as_str())
+        .collect();
+    if others.is_empty() {
+        Ok(())
+    } else {
+        Err(Note::new(format!("mixed: {} serve something else", others.join(", "))))
+    }
+}
+
+/// What may still be on its way to the target.
+#[derive(Clone, Copy, Debug)]
+pub struct Past<'a> {
+    /// The last attempt, if any.
+    pub last: Option<&'a Attempt>,
+    /// Whether the last attempt is known to have landed or to have been refused.
+    pub closed: bool,
+    /// When all attempts before the last are past landing; only on APIs that check no versions.
+    pub unsettled: Option<Timestamp>,
+    /// How the target treats versions.
+    pub versions: Versions,
+    /// The time now.
+    pub now: Timestamp,
+}
+
+/// Whether the target refuses a shift that carries a version it no longer has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Versions {
+    /// It does: a late or second driver changes nothing.
+    Checked,
+    /// It does not: after this time an unanswered call is taken as never to land. A window remains.
+    Unchecked {
+        /// The settle time.
+        settle: Duration,
+    },
+}
+
+enum Landing {
+    SpendVersion,
+    Settle,
+    Settled,
+}
+
+impl Past<'_> {
+    fn may_still_land(&self, look: &Observed) -> Landing {
+        match self.versions {
+            Versions::Checked => match self.last {
+                Some(last) if last.version == look.version => Landing::SpendVersion,
+                _ => Landing::Settled,
+            },
+            Versions::Unchecked { settle } => {
+                let last = self.last.filter(|_| !self.closed && !look.landed).map(|last| settles(last, settle));
+                if last.max(self.unsettled).is_some_and(|at| self.now < at) {
+                    Landing::Settle
+                } else {
+                    Landing::Settled
+                }
+            }
+        }
+    }
+
+    fn repeats_the_unknown(&self, goal: Option<Goal>, look: &Observed) -> bool {
+        let (Versions::Unchecked { settle }, Some(last)) = (self.versions, self.last) else { return false };
+        Some(last.goal) == goal && !self.closed && !look.landed && self.now < settles(last, settle)
+    }
+}
+
+/// When an attempt on an API that checks no versions is past landing.
+pub fn settles(attempt: &Attempt, settle: Duration) -> Timestamp {
+    attempt.at.checked_add(settle).unwrap_or(Timestamp::MAX)
+}
+
+/// What the engine is to do after a look.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// Look again later; what is being waited for, if anything.
+    Wait(Option<Note>),
+    /// Save an attempt on the version just seen, then ask for this effect.
+    Shift(Effect),
+    /// Tell the machine.
+    Tell(Event),
+}
+
+impl State {
+    /// This state in a few words for people: `shifting to 25 % (step 2 of 4)`.
+    pub fn describe(&self, plan: &Plan) -> String {
+        let at = |step: usize| format!("{} (step {} of {})", plan.steps()[step].weight, step + 1, plan.steps().len());
+        match self {
+            Self::Preflight => "proving both ways".into(),
+            Self::Shifting { step } => format!("shifting to {}", at(*step)),
+            Self::Baking { step, .. } => format!("baking at {}", at(*step)),
+            Self::Promoting => "promoting the candidate".into(),
+            Self::RollingBack { cause } => format!("rolling back: {cause}"),
+            Self::Holding { why, .. } => format!("holding: {why}"),
+            Self::Stuck { why, .. } => format!("stuck: {why}"),
+            Self::Promoted => "promoted".into(),
+            Self::RolledBack { cause } => format!("rolled back: {cause}"),
+            Self::Refused { why } => format!("refused: {why}"),
+            Self::Abandoned { why } => format!("abandoned: {why}"),
+        }
+    }
+}

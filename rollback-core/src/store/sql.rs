@@ -1,0 +1,5 @@
+//! Records in SQLite or PostgreSQL.
+
+/// Keeps records in SQLite or PostgreSQL.
+#[derive(Debug)]
+pub struct Sql;

@@ -1,0 +1,6 @@
+//! All integration tests of the crate in one binary: linking is what two cores feel.
+
+mod backends;
+mod gates;
+mod search;
+mod stores;
