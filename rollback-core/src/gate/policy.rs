@@ -136,13 +136,20 @@ pub enum Standing {
     Inconclusive,
 }
 
-impl fmt::Display for Standing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
+impl Standing {
+    /// In a word: `healthy`.
+    pub const fn name(self) -> &'static str {
+        match self {
             Self::Healthy => "healthy",
             Self::Unhealthy => "unhealthy",
             Self::Inconclusive => "inconclusive",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Standing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
     }
 }
 
