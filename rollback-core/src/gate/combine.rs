@@ -261,8 +261,8 @@ impl<G: HealthGate> HealthGate for DryRun<G> {
         };
         let mut found = found.unwrap_or_else(|e| Readiness::default().refused(e.chain()));
         // A gate on trial must not refuse a rollout either.
-        let on_trial = found.refused.drain(..).map(|why| format!("dry run of {}: {why}", self.name()).into());
-        found.not_provable.extend(on_trial.collect::<Vec<_>>());
+        let refused = std::mem::take(&mut found.refused);
+        found.not_provable.extend(refused.iter().map(|why| format!("dry run of {}: {why}", self.name()).into()));
         Ok(found)
     }
 
