@@ -43,9 +43,11 @@
 //! # }
 //! ```
 
-use std::{pin::Pin, sync::Arc};
+use std::{fmt, pin::Pin, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use jiff::Timestamp;
+use tokio::time::timeout;
 
 use super::clock::TestClock;
 use crate::{
@@ -97,6 +99,9 @@ pub trait Bench: Send + Sync {
 /// How often the suite looks, and lets the platform's time pass, before it calls a goal unreachable.
 pub const PATIENCE: usize = 300;
 
+/// How long the suite waits for the answer to one call: a minute.
+pub const ANSWER: Duration = Duration::from_secs(60);
+
 /// What came of a promise that was not broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -140,13 +145,26 @@ pub const PROMISES: &[(&str, Promise)] = &[
 /// Tries every promise, one after the other.
 ///
 /// # Panics
-/// When one is broken: which, and what was seen instead.
+/// When one is broken: the message says what was seen instead, and standard error names the promise.
 pub async fn all(bench: &dyn Bench) -> Vec<(&'static str, Outcome)> {
     let mut outcomes = Vec::with_capacity(PROMISES.len());
     for (name, promise) in PROMISES {
+        let trying = Trying(name);
         outcomes.push((*name, promise(bench).await));
+        drop(trying);
     }
     outcomes
+}
+
+/// Names the promise that is being tried when it panics.
+struct Trying(&'static str);
+
+impl Drop for Trying {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("broken: the promise that {}", self.0.replace('_', " "));
+        }
+    }
 }
 
 /// Looking is free: the same is seen twice, and nothing has moved.
@@ -651,7 +669,7 @@ pub struct Driver<'a> {
     serial: Serial,
     last: Option<Attempt>,
     closed: bool,
-    unsettled: Option<jiff::Timestamp>,
+    unsettled: Option<Timestamp>,
 }
 
 impl<'a> Driver<'a> {
@@ -736,9 +754,10 @@ impl<'a> Driver<'a> {
     /// Sends an attempt, now or as late as you like.
     ///
     /// # Errors
-    /// What the backend says.
+    /// What the backend says; `Unavailable` when it says nothing within [`ANSWER`].
     pub async fn send(&mut self, attempt: &Attempt) -> Result<()> {
-        let answer = self.backend.shift(&self.change, attempt.goal, attempt).await;
+        let answer = timeout(ANSWER, self.backend.shift(&self.change, attempt.goal, attempt)).await;
+        let answer = answer.unwrap_or_else(|_| Err(Error::new(ErrorKind::Unavailable, unanswered())));
         if self.last.as_ref() == Some(attempt) {
             self.closed = answer.as_ref().map_or_else(Error::changed_nothing, |()| true);
         }
@@ -818,8 +837,8 @@ impl<'a> Driver<'a> {
     }
 }
 
-impl std::fmt::Debug for Driver<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Driver<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Driver").field("change", &self.change).field("last", &self.last).finish_non_exhaustive()
     }
 }
@@ -839,7 +858,7 @@ fn attempting(goal: Goal) -> (State, Plan) {
 /// A plan of these weights, and 100 in the end, without bakes.
 fn plan_of(weights: &[Weight]) -> Plan {
     let last = (weights.last() != Some(&Weight::ALL)).then_some(Weight::ALL);
-    let steps = weights.iter().copied().chain(last).map(|weight| Step::new(weight, std::time::Duration::ZERO));
+    let steps = weights.iter().copied().chain(last).map(|weight| Step::new(weight, Duration::ZERO));
     Plan::new(steps.collect::<Vec<_>>()).expect("rising weights up to 100")
 }
 
@@ -869,13 +888,20 @@ async fn retried<T, F>(bench: &dyn Bench, mut call: impl FnMut() -> F) -> Result
 where
     F: Future<Output = Result<T>> + Send,
 {
-    for _ in 1..PATIENCE {
-        match call().await {
-            Err(e) if e.is_transient() => bench.settle().await,
+    let mut left = PATIENCE;
+    loop {
+        left -= 1;
+        // A call that hangs is not tried again: with patience for each, the suite would take hours to say so.
+        let answer = timeout(ANSWER, call()).await;
+        match answer.unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, unanswered()))) {
+            Err(e) if e.is_transient() && left > 0 => bench.settle().await,
             answer => return answer,
         }
     }
-    call().await
+}
+
+fn unanswered() -> String {
+    format!("there was no answer within {} s", ANSWER.as_secs())
 }
 
 const UNCHECKED: &str = "the platform checks no versions";

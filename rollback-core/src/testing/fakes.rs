@@ -497,7 +497,7 @@ impl Bench for Fake {
     }
 
     async fn drift(&self) -> bool {
-        Fake::drift(self, &[("somebody-elses", 100)]);
+        Self::drift(self, &[("somebody-elses", 100)]);
         true
     }
 
