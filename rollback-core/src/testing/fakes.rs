@@ -1009,3 +1009,27 @@ fn id(revision: &str) -> RevisionId {
 
 /// What a fake's revisions seal; it must appear nowhere.
 const SECRET: &str = "the-sealed-password-of-the-fake";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{testing::backend::Driver, wake::Bell};
+
+    #[tokio::test]
+    async fn a_watched_target_wakes_the_engine_when_it_changes_and_not_when_it_is_looked_at() {
+        for watched in [true, false] {
+            let bell = Arc::new(Bell::default());
+            let fake = Fake::new("v1", "v2");
+            let fake = if watched { fake.watched() } else { fake };
+            fake.attach(Wake::new(Arc::downgrade(&bell), Bell::BACKEND));
+            let mut driver = Driver::new(&fake).await;
+            let look = driver.look(Goal::Candidate).await;
+            assert_eq!(bell.take(), 0);
+            let attempt = driver.save(Goal::Candidate, &look.version);
+            driver.send(&attempt).await.unwrap();
+            assert_eq!(bell.take() == 1 << Bell::BACKEND, watched);
+            fake.drift(&[("v3", 100)]);
+            assert_eq!(bell.take() == 1 << Bell::BACKEND, watched);
+        }
+    }
+}

@@ -35,8 +35,16 @@ pub enum Answer {
 
 /// A gate with a script. Clones share the script and the count, so a test keeps one and hands out another.
 ///
-/// Each verdict's evidence ends at [`Window::now`], unless [`late_by`](Self::late_by) says otherwise, and its memory counts
-/// the verdicts of this rollout through [`Window::last`]: a test can see that nothing was forgotten.
+/// Each verdict's evidence ends at [`Window::now`], unless [`late_by`](Self::late_by) says otherwise. Its memory counts
+/// the verdicts of this rollout through [`Window::last`], so that a test can see whether any was forgotten.
+///
+/// ```
+/// # use rollback_core::{error::ErrorKind, model::Weight, testing::gates::{Answer, Scripted}};
+/// let fit = Scripted::healthy("probe");
+/// let bad_under_load = Scripted::unhealthy_from("errors", Weight::try_from(50)?);
+/// let flaky = Scripted::new("latency", [Answer::Fail(ErrorKind::Unavailable), Answer::Healthy, Answer::Unhealthy]);
+/// # Ok::<(), rollback_core::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Scripted {
     name: GateName,
@@ -165,7 +173,7 @@ impl HealthGate for Scripted {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{clock::Clock as _, gate::Standing, model::RevisionId, testing::clock::TestClock};
+    use crate::{clock::Clock as _, gate::Standing, model::RevisionId, testing::clock::TestClock, wake::Bell};
 
     fn window(percent: u8, last: Option<Evidence>) -> Window {
         let now = TestClock::new().now();
@@ -209,6 +217,31 @@ mod tests {
         let first = Scripted::healthy("g").judge(&window(5, None)).await.unwrap();
         let second = Scripted::healthy("g").judge(&window(5, Some(first.evidence().clone()))).await.unwrap();
         assert_eq!(second.evidence().recall::<u64>().unwrap(), Some(2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_hangs_and_panics_in_the_call_and_nowhere_else() {
+        let gate = Scripted::new("g", [Answer::Hang, Answer::Panic, Answer::Healthy]);
+        let call = || {
+            let gate = gate.clone();
+            tokio::spawn(async move { gate.judge(&window(5, None)).await.unwrap().standing() })
+        };
+        let hung = call();
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+        assert!(!hung.is_finished());
+        assert!(call().await.unwrap_err().is_panic());
+        assert_eq!(call().await.unwrap(), Standing::Healthy);
+        hung.abort();
+    }
+
+    #[test]
+    fn a_wake_of_the_test_reaches_the_engine() {
+        let bell = Arc::new(Bell::default());
+        let gate = Scripted::healthy("g");
+        gate.clone().attach(Wake::new(Arc::downgrade(&bell), Bell::gate_line(0)));
+        assert_eq!(bell.take(), 0);
+        gate.wake();
+        assert_eq!(bell.take(), 1 << Bell::gate_line(0));
     }
 
     #[tokio::test]

@@ -349,6 +349,19 @@ async fn parts_follow_one_after_the_other_and_a_stuck_one_takes_restarts() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_weight_over_parts_is_never_rounded_to_nothing_or_to_all() {
+    for (others, third, mean) in [("v1", 1, 1), ("v2", 99, 99), ("v1", 60, 20)] {
+        let fake = Fake::new("v1", "v2").parts(3, Duration::ZERO);
+        fake.stick(0, others, usize::MAX);
+        fake.stick(1, others, usize::MAX);
+        let change = Driver::new(&Fake::new("v1", "v2")).await.change;
+        fake.drift(&[("v1", 100 - third), ("v2", third)]);
+        let look = fake.observe(&change, Goal::Baseline, None).await.unwrap();
+        assert_eq!(look.weight, Some(percent(mean)), "two parts serve {others}, the third {third} % of v2");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn weights_set_by_somebody_else_are_drift_forward_and_taken_along_on_the_way_back() {
     let fake = Fake::new("v1", "v2");
     let mut driver = Driver::new(&fake).await;
