@@ -171,7 +171,7 @@ impl Weights {
         Ok(Self::Only(weights.into()))
     }
 
-    fn contains(&self, weight: Weight) -> bool {
+    pub(crate) fn contains(&self, weight: Weight) -> bool {
         match self {
             Self::Any => true,
             Self::Only(these) => weight == Weight::ALL || these.contains(&weight),
