@@ -659,6 +659,10 @@ pub struct Past<'a> {
     pub closed: bool,
     /// When all attempts before the last are past landing; only on APIs that check no versions.
     pub unsettled: Option<Timestamp>,
+    /// When the rollout was taken over from a driver that did not release it: that one may have gone ahead with a
+    /// rollback that no record shows. `None` for a rollout of one's own and, where versions are checked, from the first
+    /// attempt after the takeover on.
+    pub inherited: Option<Timestamp>,
     /// How the target treats versions.
     pub versions: Versions,
     /// The time now.
@@ -687,12 +691,14 @@ impl Past<'_> {
     fn may_still_land(&self, look: &Observed) -> Landing {
         match self.versions {
             Versions::Checked => match self.last {
+                _ if self.inherited.is_some() => Landing::SpendVersion,
                 Some(last) if last.version == look.version => Landing::SpendVersion,
                 _ => Landing::Settled,
             },
             Versions::Unchecked { settle } => {
                 let last = self.last.filter(|_| !self.closed && !look.landed).map(|last| settles(last, settle));
-                if last.max(self.unsettled).is_some_and(|at| self.now < at) {
+                let unsaved = self.inherited.map(|at| past_landing(at, settle));
+                if last.max(self.unsettled).max(unsaved).is_some_and(|at| self.now < at) {
                     Landing::Settle
                 } else {
                     Landing::Settled
@@ -702,14 +708,21 @@ impl Past<'_> {
     }
 
     fn repeats_the_unknown(&self, goal: Option<Goal>, look: &Observed) -> bool {
-        let (Versions::Unchecked { settle }, Some(last)) = (self.versions, self.last) else { return false };
-        Some(last.goal) == goal && !self.closed && !look.landed && self.now < settles(last, settle)
+        let Versions::Unchecked { settle } = self.versions else { return false };
+        // The only goal that is ever asked for without a save.
+        let unsaved = self.inherited.filter(|_| goal == Some(Goal::Baseline)).map(|at| past_landing(at, settle));
+        let last = self.last.filter(|last| Some(last.goal) == goal && !self.closed && !look.landed);
+        last.map(|last| settles(last, settle)).max(unsaved).is_some_and(|at| self.now < at)
     }
 }
 
 /// When an attempt on an API that checks no versions is past landing.
 pub fn settles(attempt: &Attempt, settle: Duration) -> Timestamp {
-    attempt.at.checked_add(settle).unwrap_or(Timestamp::MAX)
+    past_landing(attempt.at, settle)
+}
+
+fn past_landing(at: Timestamp, settle: Duration) -> Timestamp {
+    at.checked_add(settle).unwrap_or(Timestamp::MAX)
 }
 
 /// What the engine is to do after a look.
