@@ -25,9 +25,8 @@ impl Postgres {
     /// Where this URL leads, without what is secret in it.
     pub(super) fn parse(url: &str) -> Result<(PgConnectOptions, Place)> {
         // The words of the parser may quote the URL, and with it the password.
-        let options = PgConnectOptions::from_str(url).map_err(|_| {
-            Error::invalid("the store URL cannot be read; expected postgres://user@host:5432/database")
-        })?;
+        let options = PgConnectOptions::from_str(url)
+            .map_err(|_| Error::invalid("the store URL cannot be read; expected postgres://user@host:5432/database"))?;
         // What the address says is not secret; what comes before the @ is nobody's business.
         let host = match options.get_socket() {
             Some(socket) => socket.display().to_string(),

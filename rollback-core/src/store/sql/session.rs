@@ -1,9 +1,7 @@
 //! One connection of either dialect. Every statement of the store is text that both understand.
 
 use sqlx::{
-    AssertSqlSafe, Database, Encode, PgConnection, Row as _, SqliteConnection, Type,
-    postgres::PgRow,
-    query::Query,
+    AssertSqlSafe, Database, Encode, PgConnection, Row as _, SqliteConnection, Type, postgres::PgRow, query::Query,
     sqlite::SqliteRow,
 };
 

@@ -287,8 +287,9 @@ fn standing(name: &str) -> Option<Standing> {
 }
 
 fn heard(record: &Record) -> Result<i64> {
-    i64::try_from(record.heard)
-        .map_err(|_| Error::invalid(format!("rollout {} has heard request {}; no store has that many", record.id, record.heard)))
+    i64::try_from(record.heard).map_err(|_| {
+        Error::invalid(format!("rollout {} has heard request {}; no store has that many", record.id, record.heard))
+    })
 }
 
 /// All records of a store as JSON.
