@@ -42,7 +42,9 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// update that writes our driver. Requests up to the record's `heard` are forgotten.
     ///
     /// # Errors
-    /// `Conflict` when the record has another serial: nothing was changed. `NotFound` when there is none.
+    /// `Conflict` when the record has another serial, or when it is to be opened again while its subject has another
+    /// open rollout; `NotFound` when there is none; `Invalid` when its subject is another than at first. Nothing was
+    /// changed then.
     async fn update(&self, record: &Record, expected: Serial) -> Result<Serial>;
 
     /// All open rollouts, with the beats of their drivers.
@@ -58,7 +60,7 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     async fn history(&self, subject: &TargetId, limit: usize) -> Result<Vec<Record>>;
 
     /// "I live; what was asked of mine?" Raises the driver's beat, and returns the requests for the open rollouts it
-    /// drives that their records have not heard, oldest first.
+    /// drives that their records have not heard, each rollout's oldest first.
     ///
     /// # Errors
     /// Only when the store cannot be reached or is broken.
@@ -112,7 +114,7 @@ pub struct Record {
     pub format: u32,
     /// The number of the last request that is in the body.
     pub heard: u64,
-    /// The rollout itself. Private: it holds what backends seal.
+    /// The rollout itself, as JSON text (without NUL, which JSON escapes). Private: it holds what backends seal.
     pub body: Arc<str>,
 }
 
@@ -168,6 +170,14 @@ pub struct Asked {
 
 fn busy(subject: &TargetId, open: &RolloutId) -> Error {
     Error::new(ErrorKind::Conflict, format!("{subject} is busy with rollout {open}"))
+}
+
+fn taken(id: &RolloutId) -> Error {
+    Error::new(ErrorKind::Conflict, format!("the rollout id {id} is taken"))
+}
+
+fn elsewhere(id: &RolloutId, subject: &TargetId) -> Error {
+    Error::invalid(format!("rollout {id} is about {subject}, which cannot be changed"))
 }
 
 fn unknown(id: &RolloutId) -> Error {

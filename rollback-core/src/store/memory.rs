@@ -1,7 +1,7 @@
 //! The default store: this process's memory. For tests, and for tools that run one rollout and end.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeSet, HashMap},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -10,7 +10,7 @@ use async_trait::async_trait;
 
 use super::{Asked, Claim, Record, Standing, Store};
 use crate::{
-    error::{Error, ErrorKind, Result},
+    error::Result,
     model::{DriverId, RolloutId, Serial, TargetId},
     request::Request,
 };
@@ -27,7 +27,7 @@ pub struct Memory {
 struct Inner {
     rows: HashMap<RolloutId, Row>,
     subjects: HashMap<TargetId, Subject>,
-    open: BTreeMap<RolloutId, ()>,
+    open: BTreeSet<RolloutId>,
     beats: HashMap<DriverId, u64>,
     asked: HashMap<RolloutId, Vec<Asked>>,
 }
@@ -57,7 +57,7 @@ impl Memory {
         Self { inner: Arc::default(), keep: 50 }
     }
 
-    /// Keeps so many finished records of a subject, and always the last promoted one. At least 1.
+    /// Keeps so many finished records of a subject, at least 1, and always the last promoted one and the open one.
     #[must_use]
     pub fn keep(mut self, records: usize) -> Self {
         self.keep = records.max(1);
@@ -83,17 +83,14 @@ impl Store for Memory {
             if row.record == *record && row.serial == Serial(1) {
                 return Ok(row.serial);
             }
-            return Err(Error::new(ErrorKind::Conflict, format!("the rollout id {} is taken", record.id)));
+            return Err(super::taken(&record.id));
         }
-        let open = inner.subjects.get(&record.subject).and_then(|subject| subject.open.clone());
-        if let Some(open) = open.filter(|_| record.standing == Standing::Open) {
-            return Err(super::busy(&record.subject, &open));
-        }
+        inner.check_free(record)?;
         let row = Row { record: record.clone(), serial: Serial(1), last_asked: 0 };
         inner.rows.insert(record.id.clone(), row);
         inner.subjects.entry(record.subject.clone()).or_default().rollouts.push(record.id.clone());
         inner.settle(record);
-        inner.trim(&record.subject, self.keep);
+        inner.trim(record, self.keep);
         Ok(Serial(1))
     }
 
@@ -105,16 +102,22 @@ impl Store for Memory {
 
     async fn update(&self, record: &Record, expected: Serial) -> Result<Serial> {
         let mut inner = self.lock();
-        let row = inner.rows.get_mut(&record.id).ok_or_else(|| super::unknown(&record.id))?;
+        let row = inner.rows.get(&record.id).ok_or_else(|| super::unknown(&record.id))?;
         if row.serial != expected {
             return Err(super::stale(&record.id, row.serial, expected));
         }
+        if row.record.subject != record.subject {
+            return Err(super::elsewhere(&record.id, &row.record.subject));
+        }
+        inner.check_free(record)?;
+        let row = inner.rows.get_mut(&record.id).expect("it was there a few lines above");
         row.record = record.clone();
         row.serial = expected.next();
         if let Some(asked) = inner.asked.get_mut(&record.id) {
             asked.retain(|asked| asked.number > record.heard);
         }
         inner.settle(record);
+        inner.trim(record, self.keep);
         Ok(expected.next())
     }
 
@@ -125,7 +128,7 @@ impl Store for Memory {
             let beat = record.driver.as_ref().and_then(|driver| inner.beats.get(driver)).copied();
             Claim { id: id.clone(), subject: record.subject.clone(), driver: record.driver.clone(), beat }
         };
-        Ok(inner.open.keys().map(claim).collect())
+        Ok(inner.open.iter().map(claim).collect())
     }
 
     async fn history(&self, subject: &TargetId, limit: usize) -> Result<Vec<Record>> {
@@ -157,7 +160,8 @@ impl Store for Memory {
         if row.record.standing != Standing::Open {
             return Err(super::over(id));
         }
-        row.last_asked += 1;
+        // A record may have heard more than was asked here, when it came from another store.
+        row.last_asked = row.last_asked.max(row.record.heard) + 1;
         let asked = Asked { number: row.last_asked, request: request.clone() };
         inner.asked.entry(id.clone()).or_default().push(asked);
         Ok(())
@@ -169,7 +173,7 @@ impl Inner {
     fn settle(&mut self, record: &Record) {
         let subject = self.subjects.entry(record.subject.clone()).or_default();
         if record.standing == Standing::Open {
-            self.open.insert(record.id.clone(), ());
+            self.open.insert(record.id.clone());
             subject.open = Some(record.id.clone());
         } else {
             self.open.remove(&record.id);
@@ -180,22 +184,35 @@ impl Inner {
         }
     }
 
-    /// Forgets the oldest finished records beyond `keep`, but never the last promoted one.
-    fn trim(&mut self, subject: &TargetId, keep: usize) {
-        let Some(history) = self.subjects.get_mut(subject) else { return };
-        let standing = |id: &RolloutId, rows: &HashMap<RolloutId, Row>| rows[id].record.standing;
-        let last_promoted = history.rollouts.iter().rposition(|id| standing(id, &self.rows) == Standing::Promoted);
-        let mut excess = history.rollouts.len().saturating_sub(keep);
+    /// Forgets a subject's oldest finished records: all but the newest `keep`, the last promoted and the one just saved.
+    fn trim(&mut self, saved: &Record, keep: usize) {
+        if saved.standing == Standing::Open {
+            return;
+        }
+        let Some(history) = self.subjects.get_mut(&saved.subject) else { return };
+        let (mut finished, mut promoted) = (0, false);
         let mut kept = Vec::with_capacity(history.rollouts.len());
-        for (at, id) in std::mem::take(&mut history.rollouts).into_iter().enumerate() {
-            if excess > 0 && Some(at) != last_promoted && standing(&id, &self.rows) != Standing::Open {
-                excess -= 1;
+        for id in std::mem::take(&mut history.rollouts).into_iter().rev() {
+            let standing = self.rows[&id].record.standing;
+            let last_promoted = standing == Standing::Promoted && !std::mem::replace(&mut promoted, true);
+            finished += usize::from(standing != Standing::Open);
+            if standing == Standing::Open || last_promoted || finished <= keep || id == saved.id {
+                kept.push(id);
+            } else {
                 self.rows.remove(&id);
                 self.asked.remove(&id);
-            } else {
-                kept.push(id);
             }
         }
+        kept.reverse();
         history.rollouts = kept;
+    }
+
+    /// Whether the record may be open as far as its subject goes.
+    fn check_free(&self, record: &Record) -> Result<()> {
+        let open = self.subjects.get(&record.subject).and_then(|subject| subject.open.as_ref());
+        match open.filter(|open| record.standing == Standing::Open && **open != record.id) {
+            Some(open) => Err(super::busy(&record.subject, open)),
+            None => Ok(()),
+        }
     }
 }

@@ -4,3 +4,4 @@ mod backends;
 mod gates;
 mod search;
 mod stores;
+mod support;
