@@ -1,0 +1,3 @@
+//! The quickstart's parts, and the quickstart.
+
+mod proxy;
