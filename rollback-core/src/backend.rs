@@ -35,7 +35,7 @@ pub trait DeploymentBackend: fmt::Debug + Send + Sync + 'static {
     /// artefacts still there, dry runs. What cannot be proved is listed, not passed over.
     ///
     /// # Errors
-    /// Only when it could not look. A way that is closed is [`Readiness::refused`].
+    /// Only when it could not look. What is closed is [`Readiness::refused`] or [`Readiness::no_way_back`].
     async fn preflight(&self, change: &Change, plan: &Plan) -> Result<Readiness>;
 
     /// How far the target is from `goal`, and what is due next. Has no effects.
@@ -201,8 +201,11 @@ pub struct Readiness {
     pub proved: Vec<Note>,
     /// What cannot be proved on this platform, and so remains a risk.
     pub not_provable: Vec<Note>,
-    /// Ways that are closed: which, and what to do instead. One is enough to refuse the rollout.
+    /// What speaks against the start: which, and what to do instead. One is enough to refuse the rollout.
     pub refused: Vec<Note>,
+    /// Why a rollback would not be possible. One is enough to refuse the rollout, unless its author allowed it to be
+    /// irreversible.
+    pub no_way_back: Vec<Note>,
     /// What a rollback would not bring back (configuration, add-ons, schema), and what going back costs here.
     pub not_restored: Vec<Note>,
 }
@@ -222,7 +225,14 @@ impl Readiness {
         self
     }
 
-    /// With a way that is closed.
+    /// With a reason why a rollback would not be possible.
+    #[must_use]
+    pub fn no_way_back(mut self, why: impl Into<Note>) -> Self {
+        self.no_way_back.push(why.into());
+        self
+    }
+
+    /// With something that speaks against the start.
     #[must_use]
     pub fn refused(mut self, why: impl Into<Note>) -> Self {
         self.refused.push(why.into());
@@ -242,6 +252,7 @@ impl Readiness {
         self.proved.extend(other.proved);
         self.not_provable.extend(other.not_provable);
         self.refused.extend(other.refused);
+        self.no_way_back.extend(other.no_way_back);
         self.not_restored.extend(other.not_restored);
         self
     }

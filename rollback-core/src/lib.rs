@@ -3,8 +3,10 @@
 
 pub mod backend;
 pub mod clock;
+pub mod engine;
 pub mod error;
 pub mod gate;
+pub mod hook;
 pub mod listener;
 pub mod model;
 pub mod plan;

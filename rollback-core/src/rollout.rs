@@ -34,6 +34,12 @@ pub struct Rollout {
     /// Where the baseline was learned.
     #[serde(default)]
     pub baseline_from: BaselineFrom,
+    /// Why the candidate is tried although it was found bad before, where the author said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub despite_quarantine: Option<Note>,
+    /// What kind of rollout it is.
+    #[serde(default)]
+    pub kind: Kind,
     /// Whether drift is taken back instead of left alone.
     #[serde(default)]
     pub retake: bool,
@@ -46,6 +52,8 @@ pub struct Rollout {
     /// When this state's default exit is taken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline: Option<Timestamp>,
+    /// Since when its step has stood: when its weight was reached, or while shifting, when the shift began.
+    pub since: Timestamp,
     /// The last attempt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempt: Option<Attempt>,
@@ -84,6 +92,18 @@ pub struct Rollout {
     pub times: Times,
     /// What happened, oldest first; bounded, the middle is cut.
     pub log: Vec<Entry>,
+}
+
+/// What kind of rollout it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// A new revision is tried.
+    #[default]
+    Deploy,
+    /// A person takes a finished rollout back. An unhealthy verdict holds and never rolls back by itself: a rollback
+    /// triggers nothing further.
+    Return,
 }
 
 /// Where a rollout's baseline was learned.
@@ -212,7 +232,7 @@ impl Rollout {
 
     /// What the machine needs to know of it.
     pub fn terms(&self) -> Terms<'_> {
-        Terms { plan: &self.plan, way_back: self.irreversible.is_none(), retake: self.retake }
+        Terms { plan: &self.plan, way_back: self.readiness.no_way_back.is_empty(), retake: self.retake }
     }
 
     /// The slot of this gate.

@@ -435,7 +435,7 @@ impl State {
             (Self::Holding { from: Interrupted::Preflight, .. }, E::Failed(why) | E::Drifted(why)) => {
                 Self::Refused { why: Refusal::NotReady { why } }
             }
-            (Self::Holding { from, why, .. }, E::Expired { .. }) => State::from(from).back(terms, why.expired()),
+            (Self::Holding { from, why, .. }, E::Expired { .. }) => Self::from(from).back(terms, why.expired()),
             (Self::Holding { .. } | Self::Stuck { .. }, E::GivenUp { by, why }) => {
                 Self::Abandoned { why: Abandonment::GivenUp { by, why } }
             }

@@ -99,6 +99,11 @@ impl Policy {
         self
     }
 
+    /// The bits of the verdicts that count.
+    const fn counted(&self) -> u64 {
+        if self.of >= 64 { u64::MAX } else { (1 << self.of) - 1 }
+    }
+
     /// Whether the policy can work.
     ///
     /// # Errors
@@ -158,6 +163,9 @@ pub struct Slot {
     /// Healthy verdicts in a row.
     #[serde(default)]
     healthy_run: u32,
+    /// The first unhealthy verdict of those that count now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unhealthy_since: Option<Timestamp>,
     /// Since when it has had no data.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub blind_since: Option<Timestamp>,
@@ -211,6 +219,7 @@ impl Slot {
             at: None,
             recent: 0,
             healthy_run: 0,
+            unhealthy_since: None,
             blind_since: None,
             tripped: None,
             skipped: None,
@@ -226,6 +235,9 @@ impl Slot {
             Verdict::Healthy(_) => {
                 self.blind_since = None;
                 self.recent <<= 1;
+                if self.recent & policy.counted() == 0 {
+                    self.unhealthy_since = None;
+                }
                 self.healthy_run = self.healthy_run.saturating_add(1);
                 Finding::Open
             }
@@ -233,8 +245,8 @@ impl Slot {
                 self.blind_since = None;
                 self.recent = self.recent << 1 | 1;
                 self.healthy_run = 0;
-                let counted = if policy.of >= 64 { u64::MAX } else { (1 << policy.of) - 1 };
-                if (self.recent & counted).count_ones() >= policy.unhealthy && self.tripped.is_none() {
+                self.unhealthy_since.get_or_insert(now);
+                if (self.recent & policy.counted()).count_ones() >= policy.unhealthy && self.tripped.is_none() {
                     let why = Note::new(&evidence.summary);
                     self.tripped = Some(Trip { at: now, why: why.clone() });
                     Finding::Trips(why)
@@ -279,6 +291,7 @@ impl Slot {
     pub(crate) fn forgive(&mut self) {
         self.tripped = None;
         self.recent = 0;
+        self.unhealthy_since = None;
         self.blind_since = None;
     }
 }
