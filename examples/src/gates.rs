@@ -72,7 +72,7 @@ impl HealthGate for ErrorRate {
                 .remember(serde_json::to_value(Memory { step: window.step, read, since }).unwrap_or_default())
         };
         if requests < self.floor {
-            let why = format!("{requests} requests to {candidate} so far; {} are needed to judge", self.floor);
+            let why = format!("{requests} of the {} requests to {candidate} that it takes to judge", self.floor);
             return Ok(Verdict::Inconclusive(tells(why)));
         }
         let share = failed as f64 / requests as f64;

@@ -60,7 +60,7 @@ impl DeploymentBackend for Proxy {
         let ready = Readiness::default().not_provable(format!("that {new} starts"));
         Ok(match self.admin.look().await?.instance(&baseline) {
             Instance::Up(_) => ready.proved(format!("{old} is up, and stays up until {new} has all traffic")),
-            _ => ready.refused(format!("{old} is not up, so there is nothing to go back to; start it first")),
+            _ => ready.no_way_back(format!("{old} is not up; start it first")),
         })
     }
 

@@ -11,9 +11,10 @@ use std::{
 
 use rollback_core::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use crate::{
-    admin::{Admin, Split},
+    admin::{Admin, Instance, Split},
     router::{Router, read_file, write_file},
     service::Build,
     traffic,
@@ -38,7 +39,8 @@ pub struct Stage {
 /// Where a running router is.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Address {
-    pid: u32,
+    /// The router's process.
+    pub pid: u32,
     /// Where users go.
     pub users: SocketAddr,
     admin: SocketAddr,
@@ -92,11 +94,9 @@ impl Stage {
     /// # Errors
     /// When a file cannot be removed.
     pub async fn clear(&self) -> Result<()> {
-        if let Some(left) = self.found().await {
-            // A router that does not hear it ends when it has been idle.
-            let _ = left.admin().stop().await;
-        }
-        for name in ["router.json", "split.json", "rollouts.db", "rollouts.db-wal", "rollouts.db-shm"] {
+        self.strike().await;
+        for name in ["router.json", "split.json", "rollouts.db", "rollouts.db-wal", "rollouts.db-shm", "processes.log"]
+        {
             let file = self.folder.join(name);
             match fs::remove_file(&file) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => {
@@ -106,6 +106,16 @@ impl Stage {
             }
         }
         Ok(())
+    }
+
+    /// Ends the processes of this folder and waits until the router is gone. One that does not listen ends when it has
+    /// been idle; the users go when the router has gone.
+    pub async fn strike(&self) {
+        let Some(router) = self.found().await else { return };
+        if router.admin().stop().await.is_ok() {
+            let gone = || async move { Ok(router.admin().look().await.is_err()) };
+            self.until(START, gone).await.expect("this look cannot fail");
+        }
     }
 
     /// The router of this folder and users who use it: found again, or started. Says which of the two.
@@ -118,6 +128,12 @@ impl Stage {
             Some(router) => router,
             None => self.start_router().await?,
         };
+        // Users who come before the releases are up would be counted as failed.
+        self.until(START, || async move {
+            let starting = |instance: &Instance| *instance == Instance::Starting;
+            Ok(!router.admin().look().await?.instances.values().any(starting))
+        })
+        .await?;
         if found.is_none() || !self.busy(router, Duration::from_millis(500)).await? {
             drop(self.spawn("traffic", &[router.users.to_string()])?);
             if !self.busy(router, START).await? {
@@ -136,8 +152,8 @@ impl Stage {
 
     async fn start_router(&self) -> Result<Address> {
         let mut child = self.spawn("router", &[self.folder.display().to_string()])?;
-        let end = tokio::time::Instant::now() + START;
-        while tokio::time::Instant::now() < end && !matches!(child.try_wait(), Ok(Some(_))) {
+        let end = Instant::now() + START;
+        while Instant::now() < end && !matches!(child.try_wait(), Ok(Some(_))) {
             match self.found().await {
                 Some(router) if router.pid == child.id() => return Ok(router),
                 _ => tokio::time::sleep(Duration::from_millis(20)).await,
@@ -148,15 +164,24 @@ impl Stage {
 
     /// Whether users come within this time.
     async fn busy(&self, router: Address, time: Duration) -> Result<bool> {
-        let end = tokio::time::Instant::now() + time;
         let before = router.admin().counts().await?;
-        while router.admin().counts().await? == before {
-            if tokio::time::Instant::now() >= end {
-                return Ok(false);
+        let before = &before;
+        self.until(time, || async move { Ok(router.admin().counts().await? != *before) }).await
+    }
+
+    /// Whether this comes true within this time.
+    async fn until<F: Future<Output = Result<bool>> + Send>(
+        &self,
+        time: Duration,
+        is: impl Fn() -> F + Send + Sync,
+    ) -> Result<bool> {
+        let end = Instant::now() + time;
+        loop {
+            match is().await? {
+                false if Instant::now() < end => tokio::time::sleep(Duration::from_millis(20)).await,
+                done => return Ok(done),
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        Ok(true)
     }
 
     /// Starts this program again in another part. It outlives us, so it must end by itself.

@@ -62,7 +62,7 @@ fn tell(rollout: &Rollout, seen: &Seen, counts: &BTreeMap<String, Counts>, to: &
         line(to, "breach", format_args!("seen at {}", at(breach)))?;
         for (name, then) in [("decided", decision), ("restored", restored), ("verified", verified)] {
             if let Some(then) = then {
-                line(to, name, format_args!("{} after the breach", seconds(breach, then)))?;
+                line(to, name, format_args!("{} after the breach was seen", later(breach, then)))?;
             }
         }
     }
@@ -84,4 +84,11 @@ impl fmt::Display for Told<'_> {
 
 fn seconds(from: Timestamp, to: Timestamp) -> String {
     format!("{:.2} s", to.duration_since(from).as_secs_f64())
+}
+
+fn later(from: Timestamp, to: Timestamp) -> String {
+    match to.duration_since(from).as_millis() {
+        short @ ..1000 => format!("{short} ms"),
+        _ => seconds(from, to),
+    }
 }

@@ -1,3 +1,4 @@
-//! The quickstart's parts, and the quickstart.
+//! The quickstart, and its parts.
 
 mod proxy;
+mod quickstart;

@@ -46,7 +46,7 @@ impl Scene {
         Admin::new(self.router.admin)
     }
 
-    async fn until(&self, is: impl Fn(Option<&Instance>) -> bool, release: &str) {
+    async fn until(&self, is: fn(Option<&Instance>) -> bool, release: &str) {
         while !is(self.admin().look().await.unwrap().instances.get(release)) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
