@@ -19,7 +19,7 @@ pub use self::{
 use crate::{
     backend::Readiness,
     error::{Error, Result},
-    model::{Change, GateName, RevisionId, RolloutId, TargetId, Weight},
+    model::{Change, GateName, Note, RevisionId, RolloutId, TargetId, Weight},
     plan::Plan,
     wake::Wake,
 };
@@ -94,6 +94,18 @@ pub struct Window {
     pub last: Option<Evidence>,
 }
 
+impl Window {
+    /// [`Verdict::Inconclusive`] for this reason, with everything the gate remembers kept as it was: what to answer when
+    /// there is no data, or when the memory cannot be read.
+    pub fn no_data(&self, why: impl Into<String>) -> Verdict {
+        let (until, memory) = match &self.last {
+            Some(last) => (last.until, last.memory.clone()),
+            None => (self.since, None),
+        };
+        Verdict::Inconclusive(Evidence { until, summary: why.into(), facts: BTreeMap::new(), memory })
+    }
+}
+
 /// What a gate says. Closed: whoever answers a verdict answers all three.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Verdict {
@@ -121,6 +133,15 @@ impl Verdict {
             Self::Inconclusive(_) => Standing::Inconclusive,
         }
     }
+
+    /// With its evidence cut to [`Evidence::MAX_LEN`].
+    pub(crate) fn bounded(self) -> Result<Self> {
+        match self {
+            Self::Healthy(evidence) => evidence.bounded().map(Self::Healthy),
+            Self::Unhealthy(evidence) => evidence.bounded().map(Self::Unhealthy),
+            Self::Inconclusive(evidence) => evidence.bounded().map(Self::Inconclusive),
+        }
+    }
 }
 
 /// Why a gate says what it says: enough to explain the decision later.
@@ -139,7 +160,8 @@ pub struct Evidence {
 }
 
 impl Evidence {
-    /// The most bytes of JSON that evidence may have. More is cut to its summary; more memory than that is an error.
+    /// The most bytes of JSON that evidence may have. Where it has more, a summary is cut to 1 KiB, then the facts are
+    /// left out. Memory is never cut: what does not fit then is an error, and so no data.
     pub const MAX_LEN: usize = 8 * 1024;
 
     /// Evidence on data that reaches this far.
@@ -154,17 +176,17 @@ impl Evidence {
         self
     }
 
-    /// With something to remember until the next verdict.
+    /// With something to remember until the next verdict. `Null` is nothing: a record could not tell them apart.
     #[must_use]
     pub fn remember(mut self, memory: Value) -> Self {
-        self.memory = Some(memory);
+        self.memory = Some(memory).filter(|memory| !memory.is_null());
         self
     }
 
     /// What the gate remembered.
     ///
     /// # Errors
-    /// `Invalid` when it cannot be read: answer [`Verdict::Inconclusive`] then, never start afresh.
+    /// `Invalid` when it cannot be read: answer [`Window::no_data`] then, which keeps it; never start afresh.
     pub fn recall<T: DeserializeOwned>(&self) -> Result<Option<T>> {
         self.memory
             .as_ref()
@@ -173,23 +195,90 @@ impl Evidence {
             .map_err(|e| Error::invalid("the gate's memory is not what this gate writes").because(e))
     }
 
-    /// Cut to [`Self::MAX_LEN`], the facts first.
+    /// Cut to [`Self::MAX_LEN`].
     pub(crate) fn bounded(mut self) -> Result<Self> {
-        let len = |evidence: &Self| serde_json::to_string(evidence).map_or(usize::MAX, |json| json.len());
-        if len(&self) <= Self::MAX_LEN {
+        if self.len() <= Self::MAX_LEN {
             return Ok(self);
         }
-        if self.summary.len() > 1024 {
-            let end = (0..=1024).rev().find(|at| self.summary.is_char_boundary(*at)).unwrap_or_default();
-            self.summary.truncate(end);
-            self.summary.push('…');
-        }
-        if len(&self) > Self::MAX_LEN {
+        self.summary = Note::new(&self.summary).into();
+        if self.len() > Self::MAX_LEN {
             self.facts = BTreeMap::from([("cut".into(), "the facts were longer than 8 KiB".into())]);
         }
-        if len(&self) > Self::MAX_LEN {
-            return Err(Error::invalid("the gate keeps more than 8 KiB of memory"));
+        match self.len() {
+            ..=Self::MAX_LEN => Ok(self),
+            len => Err(Error::invalid(format!(
+                "the gate's evidence has {len} bytes without its facts, most of them memory; at most {} are accepted",
+                Self::MAX_LEN
+            ))),
         }
-        Ok(self)
+    }
+
+    /// Bytes of JSON.
+    fn len(&self) -> usize {
+        serde_json::to_string(self).map_or(usize::MAX, |json| json.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn evidence() -> Evidence {
+        Evidence::new(Timestamp::UNIX_EPOCH, "2 of 100 requests failed").fact("failed", 2)
+    }
+
+    #[test]
+    fn evidence_that_fits_is_left_alone() {
+        let memory = "m".repeat(Evidence::MAX_LEN - evidence().remember("".into()).len());
+        let full = evidence().remember(memory.into());
+        assert_eq!(full.len(), Evidence::MAX_LEN);
+        assert_eq!(full.clone().bounded().unwrap(), full);
+    }
+
+    #[test]
+    fn a_long_summary_is_cut_before_any_fact_is_left_out() {
+        // Of several bytes each, so that cutting at a byte would split one.
+        let long = Evidence { summary: "žluťoučký ".repeat(2000), ..evidence() }.bounded().unwrap();
+        assert!(long.summary.len() <= Note::MAX_LEN && long.summary.ends_with('…'), "{}", long.summary);
+        assert_eq!(long.facts, evidence().facts);
+    }
+
+    #[test]
+    fn facts_are_left_out_for_the_sake_of_the_memory() {
+        let long = evidence().fact("query", "q".repeat(5000)).remember("m".repeat(5000).into()).bounded().unwrap();
+        assert_eq!((long.summary.as_str(), long.facts.len()), ("2 of 100 requests failed", 1));
+        assert!(long.facts.contains_key("cut"));
+        assert_eq!(long.memory, Some("m".repeat(5000).into()));
+        assert!(long.len() <= Evidence::MAX_LEN);
+    }
+
+    #[test]
+    fn too_much_memory_is_an_error_and_never_cut() {
+        let error = evidence().remember("m".repeat(Evidence::MAX_LEN).into()).bounded().unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "the gate's evidence has {} bytes without its facts, most of them memory; at most 8192 are accepted",
+                evidence().remember("m".repeat(Evidence::MAX_LEN).into()).len() - r#"{"failed":2}"#.len()
+                    + r#"{"cut":"the facts were longer than 8 KiB"}"#.len()
+            )
+        );
+    }
+
+    #[test]
+    fn six_kib_of_memory_always_fit() {
+        // Every character of this summary takes six bytes of JSON.
+        let worst = Evidence { summary: "\u{1}".repeat(9000), ..evidence() }.fact("query", "q".repeat(9000));
+        let kept = worst.remember("m".repeat(6 * 1024).into()).bounded().unwrap();
+        assert_eq!(kept.memory, Some("m".repeat(6 * 1024).into()));
+        let quotes = Evidence { summary: "\"".repeat(9000), ..evidence() }.remember("m".repeat(6000).into());
+        assert_eq!(quotes.bounded().unwrap().memory, Some("m".repeat(6000).into()));
+    }
+
+    #[test]
+    fn remembering_nothing_is_the_same_before_and_after_a_restart() {
+        let nothing = evidence().remember(Value::Null);
+        let json = serde_json::to_string(&nothing).unwrap();
+        assert_eq!(serde_json::from_str::<Evidence>(&json).unwrap(), nothing);
     }
 }

@@ -342,3 +342,44 @@ impl What {
         }
     }
 }
+
+/// A rollout of `checkout` from `v1` to `v2` in four steps of five minutes, in preflight since the epoch plus a day.
+#[cfg(test)]
+pub(crate) fn sample() -> Rollout {
+    use crate::model::{Revision, TargetId};
+
+    let created = Timestamp::from_second(24 * 3600).expect("a day after the epoch is a time");
+    let name = |name: &str| Actor::try_from(name).expect("a name");
+    let bake = std::time::Duration::from_secs(300);
+    Rollout {
+        change: Arc::new(Change {
+            rollout: RolloutId::try_from("checkout-1").expect("a name"),
+            target: TargetId::try_from("checkout").expect("a name"),
+            baseline: Revision::new("v1").expect("a name"),
+            candidate: Revision::new("v2").expect("a name"),
+        }),
+        plan: Arc::new(Plan::canary([5, 25, 50, 100], bake).expect("a plan")),
+        author: name("ana"),
+        reason: "release 2".into(),
+        irreversible: None,
+        baseline_from: BaselineFrom::Target,
+        retake: false,
+        created,
+        state: State::Preflight,
+        entered: created,
+        deadline: None,
+        attempt: None,
+        attempt_closed: false,
+        unsettled: None,
+        tries: None,
+        weight: None,
+        waiting_for: None,
+        gates: Vec::new(),
+        approvals: Vec::new(),
+        hooks: BTreeMap::new(),
+        readiness: Readiness::default(),
+        not_restored: Vec::new(),
+        times: Times::default(),
+        log: Vec::new(),
+    }
+}

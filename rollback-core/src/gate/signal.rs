@@ -2,21 +2,29 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use async_trait::async_trait;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
+use tokio::time::Instant;
 
 use super::{Evidence, HealthGate, Verdict, Window};
-use crate::{error::Result, model::GateName, wake::Wake};
+use crate::{
+    backend::Readiness,
+    error::Result,
+    model::{Change, GateName},
+    plan::Plan,
+    wake::Wake,
+};
 
 /// A gate fed by pushed events, and the [`Signal`] to push them with. A push wakes the rollouts that watch the gate at
 /// once.
 ///
-/// Silence is no data: by default a healthy push counts for a minute. See [`SignalGate::fresh_for`] and
-/// [`SignalGate::silence_is_healthy`].
+/// The last word counts. Unhealthy stands until healthy is pushed, and a rollout that would begin under it is refused.
+/// Healthy counts for a minute from the push; then silence is no data, as it is before the first push. See
+/// [`SignalGate::fresh_for`] and [`SignalGate::silence_is_healthy`].
 ///
 /// # Errors
 /// `Invalid` when the name is not 1 to 64 bytes of printable text.
@@ -41,8 +49,19 @@ struct Heard {
 struct Pushed {
     healthy: bool,
     why: Arc<str>,
-    /// Set when a judgement first sees it: pushes come from anywhere and have no clock.
-    seen: Option<Timestamp>,
+    /// Not wall time: pushes come from anywhere and have no clock. A word is as old as its push, however late it is
+    /// judged for the first time.
+    at: Instant,
+}
+
+impl Heard {
+    fn last(&self) -> MutexGuard<'_, Option<Pushed>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wakes(&self) -> MutexGuard<'_, Vec<Wake>> {
+        self.wakes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// The gate's end of a signal.
@@ -83,37 +102,38 @@ impl HealthGate for SignalGate {
     }
 
     async fn judge(&self, window: &Window) -> Result<Verdict> {
-        let pushed = {
-            let mut last = self.heard.last.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(pushed) = &mut *last {
-                pushed.seen.get_or_insert(window.now);
-            }
-            last.clone()
-        };
-        Ok(match pushed {
-            Some(Pushed { healthy: false, why, seen }) => {
-                Verdict::Unhealthy(Evidence::new(seen.unwrap_or(window.now), &*why))
-            }
-            Some(Pushed { why, seen, .. }) => {
-                let seen = seen.unwrap_or(window.now);
-                let age = window.now.duration_since(seen);
-                let fresh = age <= SignedDuration::try_from(self.fresh_for).unwrap_or(SignedDuration::MAX);
-                if fresh || self.silence_is_healthy {
-                    Verdict::Healthy(Evidence::new(window.now, &*why))
-                } else {
-                    let silent = format!("nothing was heard for {age:#}; the last word was {why:?}");
-                    Verdict::Inconclusive(Evidence::new(seen, silent))
-                }
-            }
-            None if self.silence_is_healthy => {
+        let Some(Pushed { healthy, why, at }) = self.heard.last().clone() else {
+            return Ok(if self.silence_is_healthy {
                 Verdict::Healthy(Evidence::new(window.now, "nothing was heard, which counts as healthy here"))
-            }
-            None => Verdict::Inconclusive(Evidence::new(window.since, "nothing was heard yet")),
+            } else {
+                window.no_data("nothing was heard yet")
+            });
+        };
+        let age = at.elapsed();
+        let said = window.now.checked_sub(age).unwrap_or(Timestamp::MIN);
+        Ok(if !healthy {
+            Verdict::Unhealthy(Evidence::new(said, &*why))
+        } else if age <= self.fresh_for || self.silence_is_healthy {
+            Verdict::Healthy(Evidence::new(window.now, &*why))
+        } else {
+            let silent = format!("nothing was heard for {} s; the last word was {why:?}", age.as_secs());
+            Verdict::Inconclusive(Evidence::new(said, silent))
+        })
+    }
+
+    async fn preflight(&self, _: &Change, _: &Plan) -> Result<Readiness> {
+        let last = self.heard.last().clone();
+        Ok(match last.filter(|last| !last.healthy) {
+            Some(Pushed { why, .. }) => Readiness::default().refused(format!(
+                "gate {} says unhealthy already ({why}); it must hear healthy before a rollout can begin",
+                self.name
+            )),
+            None => Readiness::default(),
         })
     }
 
     fn attach(&self, wake: Wake) {
-        let mut wakes = self.heard.wakes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut wakes = self.heard.wakes();
         wakes.retain(|wake| !wake.is_dead());
         wakes.push(wake);
     }
@@ -135,9 +155,8 @@ impl Signal {
     }
 
     fn push(&self, healthy: bool, why: &str) {
-        *self.0.last.lock().unwrap_or_else(PoisonError::into_inner) =
-            Some(Pushed { healthy, why: why.into(), seen: None });
-        for wake in self.0.wakes.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        *self.0.last() = Some(Pushed { healthy, why: why.into(), at: Instant::now() });
+        for wake in self.0.wakes().iter() {
             wake.wake();
         }
     }
@@ -146,5 +165,37 @@ impl Signal {
 impl fmt::Debug for Signal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Signal")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wake::Bell;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_push_wakes_every_rollout_that_watches_at_once() {
+        let (gate, signal) = signal("alarms").unwrap();
+        let (one, two) = (Arc::new(Bell::default()), Arc::new(Bell::default()));
+        gate.attach(Wake::new(Arc::downgrade(&one), Bell::gate_line(0)));
+        gate.attach(Wake::new(Arc::downgrade(&two), Bell::gate_line(3)));
+        // From a thread that knows no runtime, as a webhook of another framework may be.
+        std::thread::spawn(move || signal.unhealthy("errors")).join().unwrap();
+        for bell in [&one, &two] {
+            tokio::time::timeout(Duration::from_secs(1), bell.heard()).await.expect("the rollout is woken");
+        }
+        assert_eq!((one.take(), two.take()), (1 << 2, 1 << 5));
+        assert_eq!(one.take(), 0, "one push, one ring");
+    }
+
+    #[test]
+    fn wakes_of_rollouts_that_are_gone_are_forgotten() {
+        let (gate, signal) = signal("alarms").unwrap();
+        for _ in 0..1000 {
+            let bell = Arc::new(Bell::default());
+            gate.attach(Wake::new(Arc::downgrade(&bell), 2));
+        }
+        assert_eq!(gate.heard.wakes().len(), 1);
+        signal.healthy("nobody is there to hear");
     }
 }
