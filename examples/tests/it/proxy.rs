@@ -1,11 +1,17 @@
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
+use async_trait::async_trait;
 use jiff::Timestamp;
 use rollback_core::{
     ErrorKind,
     backend::DeploymentBackend,
     gate::{HealthGate, Verdict, Window},
-    model::{Attempt, Change, Goal, Nonce, Observed, Progress, RolloutId, Serial, TargetId, Weight},
+    model::{Attempt, Change, Goal, Nonce, Observed, Progress, Revision, RolloutId, Serial, TargetId, Weight},
+    testing::backend::{self, Bench, Outcome},
 };
 use rollback_examples::{
     admin::{Admin, Instance, Split},
@@ -40,6 +46,12 @@ impl Scene {
         let scene = Self { proxy: Proxy::new(Admin::new(router.admin)), router, change, file, serial: 1 };
         scene.until(|seen| matches!(seen, Some(Instance::Up(_))), "v1").await;
         scene
+    }
+
+    /// Somebody puts this in place, whatever was there.
+    async fn put(&self, split: Split) {
+        let version = self.admin().look().await.unwrap().version;
+        self.admin().put(&split, &version.to_string()).await.unwrap();
     }
 
     fn admin(&self) -> Admin {
@@ -106,13 +118,53 @@ impl Scene {
     }
 }
 
-async fn start(file: &std::path::Path) -> Router {
+async fn start(file: &Path) -> Router {
     let program = PathBuf::from(env!("CARGO_BIN_EXE_quickstart"));
     Router::start(program, file.to_owned(), Split::alone(Build::good("v1"))).await.unwrap()
 }
 
 fn split(percent: u8) -> Goal {
     Goal::Split(Weight::try_from(percent).unwrap())
+}
+
+/// What the conformance suite needs to know of a platform.
+#[async_trait]
+impl Bench for Scene {
+    async fn reset(&self) {
+        self.put(Split::alone(Build::good("v1"))).await;
+        self.until(|seen| matches!(seen, Some(Instance::Up(_))), "v1").await;
+    }
+
+    async fn connect(&self) -> Arc<dyn DeploymentBackend> {
+        Arc::new(Proxy::new(self.admin()))
+    }
+
+    fn candidate(&self) -> Revision {
+        self.change.candidate.clone()
+    }
+
+    async fn settle(&self) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+
+    async fn drift(&self) -> bool {
+        self.put(Split::alone(Build::good("v0"))).await;
+        true
+    }
+
+    fn secret(&self) -> Option<String> {
+        Some("failing".into())
+    }
+}
+
+#[tokio::test]
+async fn the_backend_keeps_every_promise() {
+    let scene = Scene::set("promises", Build::good("v2")).await;
+    let weights_are_free = "an_inexpressible_weight_is_unsupported";
+    for (promise, outcome) in backend::all(&scene).await {
+        let skipped = matches!(outcome, Outcome::Skipped(_));
+        assert_eq!(skipped, promise == weights_are_free, "{promise}: {outcome:?}");
+    }
 }
 
 #[tokio::test]
