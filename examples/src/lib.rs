@@ -1,1 +1,23 @@
-//! See the binaries.
+//! What the quickstart is made of. Start with [`proxy`]: it is the tutorial "write your own backend".
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`proxy`] | the backend: all that a platform of your own needs |
+//! | [`gates`] | two health gates: an error rate that remembers, and a probe |
+//! | [`admin`] | the platform's API and a client for it: what the backend and the gates talk to |
+//! | [`router`] | the platform: a small weighted reverse proxy that starts and stops releases |
+//! | [`service`] | what is released: a small HTTP service |
+//! | [`traffic`] | its users |
+//! | [`stage`] | the state folder, and the processes that are found again through it |
+//! | [`timeline`] | the report at the end |
+//! | [`http`] | HTTP over loopback |
+
+pub mod admin;
+pub mod gates;
+pub mod http;
+pub mod proxy;
+pub mod router;
+pub mod service;
+pub mod stage;
+pub mod timeline;
+pub mod traffic;

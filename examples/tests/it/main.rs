@@ -1,0 +1,4 @@
+//! The quickstart, and its parts.
+
+mod proxy;
+mod quickstart;
