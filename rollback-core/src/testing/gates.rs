@@ -238,7 +238,7 @@ mod tests {
     fn a_wake_of_the_test_reaches_the_engine() {
         let bell = Arc::new(Bell::default());
         let gate = Scripted::healthy("g");
-        gate.clone().attach(Wake::new(Arc::downgrade(&bell), Bell::gate_line(0)));
+        gate.attach(Wake::new(Arc::downgrade(&bell), Bell::gate_line(0)));
         assert_eq!(bell.take(), 0);
         gate.wake();
         assert_eq!(bell.take(), 1 << Bell::gate_line(0));
