@@ -605,6 +605,7 @@ impl Inner {
             attempt: None,
             attempt_closed: false,
             unsettled: None,
+            inherited: None,
             tries: None,
             weight: None,
             waiting_for: None,
@@ -740,6 +741,9 @@ impl Inner {
         align(&mut rollout, &target)?;
         let wall = self.clock.now();
         rollout.note(wall, What::Claimed { driver: self.driver.clone() });
+        if record.driver.is_some() {
+            rollout.inherited = Some(wall);
+        }
         let begun = Instant::now();
         let mine = rollout.to_record(Some(&self.driver), record.heard)?;
         let serial = match bounded(Duration::from_secs(30), self.store.update(&mine, serial)).await {

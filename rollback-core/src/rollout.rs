@@ -63,6 +63,9 @@ pub struct Rollout {
     /// When the attempts before it are past landing, on an API that checks no versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unsettled: Option<Timestamp>,
+    /// When it was taken over from a driver that did not release it, and may have gone back without a save.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inherited: Option<Timestamp>,
     /// The effect asked for last, and how often running.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tries: Option<Tries>,

@@ -788,6 +788,7 @@ impl<'a> Driver<'a> {
                 last: self.last.as_ref(),
                 closed: self.closed,
                 unsettled: self.unsettled,
+                inherited: None,
                 versions: self.backend.capabilities().versions,
                 now: self.clock.now(),
             };

@@ -47,6 +47,7 @@ impl Driver {
             last: self.rollout.attempt.as_ref(),
             closed: self.rollout.attempt_closed,
             unsettled: self.rollout.unsettled,
+            inherited: self.rollout.inherited,
             versions: self.target.capabilities.versions,
             now: wall,
         };
@@ -125,6 +126,10 @@ impl Driver {
         if let (Versions::Unchecked { settle }, Some(old), false) = (versions, &rollout.attempt, rollout.attempt_closed)
         {
             rollout.unsettled = rollout.unsettled.max(Some(settles(old, settle)));
+        }
+        if versions == Versions::Checked {
+            // This attempt spends whatever version an unsaved call of the driver before may carry.
+            rollout.inherited = None;
         }
         rollout.attempt = Some(attempt.clone());
         rollout.attempt_closed = false;
