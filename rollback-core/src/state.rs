@@ -489,21 +489,19 @@ impl State {
     }
 
     /// What a look at this state's [`goal`](Self::goal) means for it.
-    pub fn heed(&self, plan: &Plan, look: &Observed, past: &Past<'_>) -> Turn {
+    pub fn heed(&self, terms: Terms<'_>, look: &Observed, past: &Past<'_>) -> Turn {
+        let rolls_back = matches!(self, Self::RollingBack { .. });
         let acts = matches!(self, Self::Shifting { .. } | Self::Promoting | Self::RollingBack { .. });
         let bakes = matches!(self, Self::Baking { .. } | Self::Holding { from: Interrupted::Baking { .. }, .. });
         match &look.progress {
+            // What is to be taken back is asked for over whatever stands there.
+            Progress::Drifted(what) if rolls_back && terms.retake => self.ask(terms, look, past, what),
+            // A failure from before the rollback is no answer to it: ask at least once.
+            Progress::Failed(why) if rolls_back && !past.asked => self.ask(terms, look, past, why),
             Progress::Drifted(what) => Turn::Tell(Event::Drifted(what.clone())),
             Progress::Failed(why) => Turn::Tell(Event::Failed(why.clone())),
             Progress::Underway(what) => Turn::Wait(Some(what.clone())),
-            Progress::Due(effect) if acts => {
-                // P6: on an API that checks no versions, the same wish is not sent twice before the first is seen.
-                if past.repeats_the_unknown(self.goal(plan), look) {
-                    Turn::Wait(Some(Note::new("an earlier call may still land")))
-                } else {
-                    Turn::Shift(effect.clone())
-                }
-            }
+            Progress::Due(effect) if acts => self.ask(terms, look, past, effect),
             Progress::Due(effect) if bakes => {
                 Turn::Tell(Event::Drifted(Note::new(format!("while baking, this became due again: {effect}"))))
             }
@@ -518,6 +516,15 @@ impl State {
                     Err(mixed) => Turn::Wait(Some(mixed)),
                 },
             },
+        }
+    }
+
+    /// P6: on an API that checks no versions, the same wish is not sent twice before the first is seen.
+    fn ask(&self, terms: Terms<'_>, look: &Observed, past: &Past<'_>, effect: &Effect) -> Turn {
+        if past.repeats_the_unknown(self.goal(terms.plan), look) {
+            Turn::Wait(Some(Note::new("an earlier call may still land")))
+        } else {
+            Turn::Shift(effect.clone())
         }
     }
 
@@ -665,6 +672,8 @@ pub struct Past<'a> {
     pub inherited: Option<Timestamp>,
     /// How the target treats versions.
     pub versions: Versions,
+    /// Whether anything was asked for since this state was entered.
+    pub asked: bool,
     /// The time now.
     pub now: Timestamp,
 }

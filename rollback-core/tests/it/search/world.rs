@@ -357,9 +357,11 @@ impl Machine {
             } else {
                 Versions::Unchecked { settle: Duration::from_secs(SETTLE.into()) }
             },
+            asked: true,
             now: at(0),
         };
-        let what = match state.heed(&self.plan, &look, &past) {
+        let terms = Terms { plan: &self.plan, way_back: true, retake: false };
+        let what = match state.heed(terms, &look, &past) {
             Turn::Wait(_) => Do::Wait,
             Turn::Shift(_) => Do::Shift,
             Turn::Tell(event) => self.next(record.state, event).map_or(Do::Wait, Do::Become),
