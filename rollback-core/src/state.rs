@@ -415,9 +415,8 @@ impl State {
             (Self::Shifting { .. } | Self::Baking { .. } | Self::Promoting, E::PromoteNow) => Self::Promoting,
 
             // A pause or a hold from any forward state; a newer hold replaces an older one.
-            (Self::Holding { from, .. }, E::Held { why, until }) => Self::Holding { from, why, until },
-            (state, E::Held { why, until }) if state.is_forward() => {
-                Self::Holding { from: state.interrupted().expect("forward states can be taken up again"), why, until }
+            (state, E::Held { why, until }) if state.may_wait(terms, &why) => {
+                Self::Holding { from: state.interrupted().expect("what may wait can be taken up again"), why, until }
             }
             (Self::Holding { from: Interrupted::Baking { step, .. }, why: Hold::Approval, .. }, E::Cleared) => {
                 Self::after(terms, step)
@@ -607,6 +606,20 @@ impl State {
     /// Between the first change and the decision to go back.
     const fn is_under_way(&self) -> bool {
         self.watches_gates()
+    }
+
+    fn may_wait(&self, terms: Terms<'_>, why: &Hold) -> bool {
+        match (self, why) {
+            // An approval leads on to the next step, so it must not cut a bake or a person's decision short.
+            (Self::Baking { step, watched }, Hold::Approval) => {
+                let step = &terms.plan.steps()[*step];
+                step.approval.is_some() && *watched >= step.bake
+            }
+            (_, Hold::Approval) => false,
+            // This hold ends by itself: what waits for a person would go on without one, or a deadline be put off.
+            (Self::Holding { .. }, Hold::NoData { .. }) => false,
+            _ => self.is_forward() || matches!(self, Self::Holding { .. }),
+        }
     }
 
     fn after(terms: Terms<'_>, step: usize) -> Self {
