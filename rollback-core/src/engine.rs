@@ -26,6 +26,7 @@ use std::{
 };
 
 use tokio::{sync::Semaphore, task::JoinSet, time::Instant};
+use tracing::Instrument as _;
 
 use self::{
     call::bounded,
@@ -722,8 +723,9 @@ impl Inner {
             return handle;
         }
         lock(&self.live).insert(rollout.id().clone(), Some(Arc::clone(&live)));
+        let span = tracing::info_span!("rollout", rollout = %rollout.id(), target = %target.id);
         let driver = Driver::new(Arc::clone(self), Arc::clone(target), live, rollout, serial, heard, proof);
-        tokio::spawn(driver.run());
+        tokio::spawn(driver.run().instrument(span));
         handle
     }
 

@@ -1077,7 +1077,15 @@ mod tests {
     }
 
     fn past(last: Option<&Attempt>, now: i64) -> Past<'_> {
-        Past { last, closed: false, unsettled: None, inherited: None, versions: Versions::Checked, now: at(now) }
+        Past {
+            last,
+            closed: false,
+            unsettled: None,
+            inherited: None,
+            versions: Versions::Checked,
+            asked: true,
+            now: at(now),
+        }
     }
 
     fn unchecked(last: Option<&Attempt>, now: i64) -> Past<'_> {
@@ -1107,8 +1115,10 @@ mod tests {
             Progress::Drifted(w()),
         ];
         for state in samples().into_iter().filter(|state| state.goal(&plan).is_some()) {
-            let turns: Vec<_> =
-                progress.iter().map(|p| turn(&state.heed(&plan, &look(p.clone(), "v2"), &past(None, 0)))).collect();
+            let turns: Vec<_> = progress
+                .iter()
+                .map(|p| turn(&state.heed(terms(&plan), &look(p.clone(), "v2"), &past(None, 0))))
+                .collect();
             let acts = matches!(state, State::Shifting { .. } | State::Promoting | State::RollingBack { .. });
             let bakes = matches!(state, State::Baking { .. } | State::Holding { from: Interrupted::Baking { .. }, .. });
             let (reached, due) = match (acts, bakes) {
@@ -1124,7 +1134,8 @@ mod tests {
     fn reached_is_not_believed_while_the_version_of_an_attempt_is_still_the_targets() {
         let (plan, back) = (plan(), State::RollingBack { cause: Cause::Failed { why: "c".into() } });
         let last = attempt(Goal::Candidate);
-        let heed = |version: &str, past: Past<'_>| turn(&back.heed(&plan, &look(Progress::Reached, version), &past));
+        let heed =
+            |version: &str, past: Past<'_>| turn(&back.heed(terms(&plan), &look(Progress::Reached, version), &past));
         assert_eq!(heed("v1", past(Some(&last), 99)), "shift");
         assert_eq!(heed("v2", past(Some(&last), 0)), "reached");
         assert_eq!(heed("v1", past(None, 0)), "reached");
@@ -1136,7 +1147,7 @@ mod tests {
         let (plan, back) = (plan(), State::RollingBack { cause: Cause::Failed { why: "c".into() } });
         let last = attempt(Goal::Candidate);
         let heed = |landed: bool, past: Past<'_>| {
-            turn(&back.heed(&plan, &look(Progress::Reached, "v1").landed(landed), &past))
+            turn(&back.heed(terms(&plan), &look(Progress::Reached, "v1").landed(landed), &past))
         };
         assert_eq!(heed(false, unchecked(Some(&last), 29)), "wait");
         assert_eq!(heed(false, unchecked(Some(&last), 30)), "reached");
@@ -1154,7 +1165,7 @@ mod tests {
         let (plan, back) = (plan(), State::RollingBack { cause: Cause::Failed { why: "c".into() } });
         let (forward, same) = (attempt(Goal::Candidate), attempt(Goal::Baseline));
         let heed = |state: &State, landed: bool, past: Past<'_>| {
-            turn(&state.heed(&plan, &look(Progress::Due("w".into()), "v1").landed(landed), &past))
+            turn(&state.heed(terms(&plan), &look(Progress::Due("w".into()), "v1").landed(landed), &past))
         };
         assert_eq!(heed(&back, false, unchecked(Some(&same), 29)), "wait");
         assert_eq!(heed(&back, false, unchecked(Some(&same), 30)), "shift");
@@ -1171,6 +1182,20 @@ mod tests {
     }
 
     #[test]
+    fn a_rollback_asks_at_least_once_whatever_failed_before_it_and_over_drift_if_it_is_to_be_taken_back() {
+        let (plan, back) = (plan(), State::RollingBack { cause: Cause::Failed { why: "c".into() } });
+        let unasked = Past { asked: false, ..past(None, 0) };
+        let failed = look(Progress::Failed("w".into()), "v1");
+        assert_eq!(turn(&back.heed(terms(&plan), &failed, &unasked)), "shift");
+        assert_eq!(turn(&back.heed(terms(&plan), &failed, &past(None, 0))), "failed");
+        assert_eq!(turn(&State::Promoting.heed(terms(&plan), &failed, &unasked)), "failed");
+        let drifted = look(Progress::Drifted("w".into()), "v1");
+        let retake = Terms { retake: true, ..terms(&plan) };
+        assert_eq!(turn(&back.heed(retake, &drifted, &past(None, 0))), "shift");
+        assert_eq!(turn(&State::Promoting.heed(retake, &drifted, &past(None, 0))), "drifted");
+    }
+
+    #[test]
     fn a_mixed_target_is_neither_rolled_back_nor_promoted() {
         let plan = plan();
         let back = State::RollingBack { cause: Cause::Failed { why: "c".into() } };
@@ -1181,7 +1206,7 @@ mod tests {
         ] {
             let heed = |parts: &[Serves], weight| {
                 let parts = parts.iter().map(|serves| Part::new("web", *serves)).collect();
-                turn(&state.heed(&plan, &look(Progress::Reached, "v1").parts(parts).weight(weight), &none))
+                turn(&state.heed(terms(&plan), &look(Progress::Reached, "v1").parts(parts).weight(weight), &none))
             };
             assert_eq!(heed(&[good, Serves::Nothing], all), "reached");
             assert_eq!(heed(&[good], other), "wait");

@@ -35,7 +35,7 @@ impl Driver {
 
     fn window(&self, gate: usize, wall: Timestamp) -> Window {
         let change = &self.rollout.change;
-        let step = self.rollout.state.step().unwrap_or(self.rollout.plan.steps().len() - 1);
+        let step = self.rollout.state.step().unwrap_or_else(|| self.rollout.plan.steps().len() - 1);
         Window {
             rollout: change.rollout.clone(),
             target: change.target.clone(),
