@@ -427,7 +427,7 @@ pub async fn every_envelope_comes_back_as_it_was(store: &dyn Store) {
             let serial = ok(store.create(&record).await, "create");
             holds(store, &record, serial, "with this envelope").await;
             let history = ok(store.history(&record.subject, 1).await, "history");
-            assert_eq!(history, [record.clone()], "history must hold the record as it is");
+            assert_eq!(history, std::slice::from_ref(&record), "history must hold the record as it is");
             let listed = claims(store, &record.subject).await.len();
             assert_eq!(listed == 1, standing == Standing::Open, "open must list what is open, and only that");
         }
