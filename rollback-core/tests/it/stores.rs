@@ -257,7 +257,8 @@ mod sql {
             tokio::select! {
                 biased;
                 () = async { for _ in 0..round % 5 { tokio::task::yield_now().await } } => {}
-                done = update => { done.expect("nobody else updates"); }
+                // One that was given up may land after the load.
+                done = update => if let Err(e) = done { assert_eq!(e.kind(), ErrorKind::Conflict, "{e}") },
             }
         }
         // Writes are done in turn: when this one is done, those given up are done or will never be.
