@@ -152,6 +152,9 @@ fn backoff(most: Duration) -> ExponentialBackoff {
 }
 
 impl Driver {
+    /// The most events that wait for the store.
+    const MAX_UNTOLD: usize = 1024;
+
     pub(super) fn new(
         inner: Arc<Inner>,
         target: Arc<Target>,
@@ -225,7 +228,6 @@ impl Driver {
                 () = sleep_until(next) => {}
             }
         }
-        self.leave();
     }
 
     /// Starts whatever is due and says when to come again.
@@ -441,6 +443,10 @@ impl Driver {
 
     fn log(&mut self, at: Timestamp, what: What) {
         self.change().note(at, what.clone());
+        if self.untold.len() >= Self::MAX_UNTOLD {
+            // The store has been away for long: the log has it all, and listeners hear the latest.
+            self.untold.remove(0);
+        }
         self.untold.push((self.edition, Entry { at, what }));
     }
 
@@ -511,14 +517,17 @@ impl Driver {
             Answer::Hooked { hook, last, missed, result } => self.hooked(hook, last, missed, result, wall),
         }
     }
+}
 
-    fn leave(self) {
-        let phase = self.gone.expect("the loop ends when it is set");
-        for (_, asking, answer) in self.answers {
+/// However the task ends, by its loop, by a panic or with its runtime: whoever waits for it is told.
+impl Drop for Driver {
+    fn drop(&mut self) {
+        let phase = self.gone.take().unwrap_or(Phase::Released);
+        for (_, asking, answer) in self.answers.drain(..) {
             asking.answer(answer);
         }
         self.inner.forget(self.rollout.id());
-        self.live.publish(Status { rollout: self.rollout, phase });
+        self.live.publish(Status { rollout: Arc::clone(&self.rollout), phase });
     }
 }
 

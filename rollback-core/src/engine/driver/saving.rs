@@ -13,6 +13,9 @@ impl Driver {
     }
 
     pub(super) fn save(&mut self, now: Instant) {
+        if self.edition == self.saved {
+            self.save_at = None;
+        }
         match self.saving {
             Saving::No if self.edition > self.saved && self.save_at.is_some_and(|at| now >= at) => {
                 self.save_at = None;
