@@ -18,7 +18,7 @@ use std::{
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use jiff::{SignedDuration, Timestamp};
 use tokio::{
-    task::JoinSet,
+    task::{AbortHandle, JoinSet},
     time::{Instant, sleep_until},
 };
 
@@ -30,7 +30,7 @@ use super::{
 use crate::{
     backend::Readiness,
     error::{Error, ErrorKind, Result},
-    gate::{Evidence, Finding, NoData, Verdict, Window},
+    gate::{Finding, NoData, Verdict, Window},
     hook::{Exit, Hook},
     listener::RolloutEvent,
     model::{Attempt, Effect, GateName, Goal, Nonce, Note, Observed, Progress, Serial, Serves, Version, Weight},
@@ -60,7 +60,7 @@ enum Answer {
     Proved(Result<Readiness>),
     Looked { goal: Goal, turn: u64, result: Result<Observed> },
     Shifted { nonce: Nonce, goal: Goal, result: Result<()> },
-    Judged { gate: usize, result: Result<Verdict> },
+    Judged { gate: usize, verdict: Verdict },
     Hooked { hook: usize, last: bool, missed: bool, result: Result<()> },
     Saved { edition: u64, begun: Instant, result: Result<Serial> },
     Loaded { result: Result<(Record, Serial)> },
@@ -74,12 +74,9 @@ struct Pending {
 }
 
 /// When a gate is asked next.
-#[derive(Clone, Copy)]
 struct Turns {
     due: Option<Instant>,
-    running: bool,
-    /// Ask again as soon as the running judgement is back.
-    again: bool,
+    running: Option<AbortHandle>,
 }
 
 enum Saving {
@@ -165,7 +162,7 @@ impl Driver {
         proof: Instant,
     ) -> Self {
         let now = Instant::now();
-        let gates = vec![Turns { due: Some(now), running: false, again: false }; target.gates.len()];
+        let gates = target.gates.iter().map(|_| Turns { due: Some(now), running: None }).collect();
         for (index, guard) in target.gates.iter().enumerate() {
             guard.gate.attach(live.wake(Bell::gate_line(index)));
         }
@@ -196,7 +193,7 @@ impl Driver {
             proving: false,
             prove_at: Some(now),
             hook: None,
-            gates: gates.into(),
+            gates,
             last_tick: now,
             bake_end: None,
             trouble: None,
@@ -276,9 +273,9 @@ impl Driver {
         if matches!(self.rollout.state, State::Preflight) && !self.proving {
             at(self.prove_at);
         }
-        if self.rollout.state.watches_gates() {
-            for gate in &self.gates {
-                at(gate.due.filter(|_| !gate.running));
+        if self.watches() {
+            for (gate, slot) in self.gates.iter().zip(&self.rollout.gates) {
+                at(gate.due.filter(|_| gate.running.is_none() && slot.counts()));
             }
         }
         if let State::Baking { step, watched } = self.rollout.state {
@@ -309,7 +306,9 @@ impl Driver {
             && self.bake_end.is_none()
         {
             self.bake_end = Some(wall);
-            self.gates_now(now);
+            for gate in 0..self.gates.len() {
+                self.ask_now(gate);
+            }
         }
     }
 
@@ -329,6 +328,12 @@ impl Driver {
         if only_candidate && let Some(waiting) = leftovers {
             let note = Note::new(format!("promoted with leftovers: {waiting}"));
             self.change().not_restored.push(note);
+        }
+        if self.rollout.kind == Kind::Return
+            && let State::Holding { why: Hold::Unhealthy { .. }, .. } = &self.rollout.state
+        {
+            // P15: a rollback of a rollback does not turn round by itself, whoever failed to come.
+            return self.feed(Event::Stopped(Note::new(why)), wall);
         }
         self.feed(Event::Expired { only_candidate, why: Note::new(why) }, wall);
     }
@@ -412,6 +417,7 @@ impl Driver {
         self.last_tick = now;
         self.trouble = None;
         match self.rollout.state {
+            State::Preflight => self.prove_at = Some(now),
             State::Baking { watched, .. } => {
                 for (ask, guard) in self.gates.iter_mut().zip(&self.target.gates) {
                     let delay = if watched.is_zero() { guard.policy.initial_delay } else { Duration::ZERO };
@@ -501,7 +507,7 @@ impl Driver {
             _ if self.stopping => {}
             Answer::Proved(result) => self.proved(result, wall),
             Answer::Looked { goal, turn, result } => self.looked(goal, turn, result, wall),
-            Answer::Judged { gate, result } => self.judged(gate, result, wall),
+            Answer::Judged { gate, verdict } => self.judged(gate, verdict, wall),
             Answer::Hooked { hook, last, missed, result } => self.hooked(hook, last, missed, result, wall),
         }
     }

@@ -59,7 +59,7 @@ use crate::{
         Weight,
     },
     plan::{Plan, Step},
-    state::{Cause, Event, Past, State, Turn, Versions, only, settles},
+    state::{Cause, Event, Past, State, Terms, Turn, Versions, only, settles},
 };
 
 /// A target to try a backend on: what the author of a backend provides.
@@ -784,15 +784,17 @@ impl<'a> Driver<'a> {
             if look.landed {
                 self.closed = true;
             }
+            let terms = Terms { plan: &plan, way_back: true, retake: false };
             let past = Past {
                 last: self.last.as_ref(),
                 closed: self.closed,
                 unsettled: self.unsettled,
                 inherited: None,
+                asked: !attempts.is_empty(),
                 versions: self.backend.capabilities().versions,
                 now: self.clock.now(),
             };
-            match state.heed(&plan, &look, &past) {
+            match state.heed(terms, &look, &past) {
                 Turn::Tell(Event::Reached) => return Some(attempts),
                 Turn::Tell(event) => panic!("on the way to {goal}: {event:?}"),
                 Turn::Wait(_) => self.bench.settle().await,

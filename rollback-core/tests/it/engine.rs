@@ -101,7 +101,9 @@ async fn a_healthy_candidate_is_promoted_step_by_step() {
 #[tokio::test(start_paused = true)]
 async fn a_candidate_that_turns_bad_is_rolled_back_and_the_times_are_measured() {
     let (scene, fake) = (Scene::new(), Fake::new("v1", "v2"));
-    scene.target(checkout(&fake).gate(Scripted::unhealthy_from("errors", Weight::try_from(50).unwrap()), Policy::default()));
+    scene.target(
+        checkout(&fake).gate(Scripted::unhealthy_from("errors", Weight::try_from(50).unwrap()), Policy::default()),
+    );
     let outcome = scene.start(canary()).await.finished().await;
     let State::RolledBack { cause: Cause::Unhealthy { gate, .. } } = &outcome.rollout.state else {
         panic!("{outcome}");
@@ -195,7 +197,10 @@ async fn a_condemned_candidate_is_quarantined_but_an_aborted_one_is_not() {
 async fn an_abort_is_served_while_a_shift_a_look_and_a_gate_hang() {
     let (scene, fake) = (Scene::new(), Fake::new("v1", "v2"));
     fake.fault(0, Fault::Hang { landed: true });
-    scene.target(checkout(&fake).gate(Scripted::new("errors", [Answer::Hang]), Policy::default().timeout(Duration::from_secs(3600))));
+    scene.target(
+        checkout(&fake)
+            .gate(Scripted::new("errors", [Answer::Hang]), Policy::default().timeout(Duration::from_secs(3600))),
+    );
     let handle = scene.start(canary()).await;
     fake.entered(0).await;
     let asked = tokio::time::Instant::now();
@@ -203,7 +208,9 @@ async fn an_abort_is_served_while_a_shift_a_look_and_a_gate_hang() {
     fake.entered(1).await;
     assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
     let outcome = handle.finished().await;
-    assert!(matches!(&outcome.rollout.state, State::RolledBack { cause: Cause::Aborted { by, .. } } if by.as_str() == "ben"));
+    assert!(
+        matches!(&outcome.rollout.state, State::RolledBack { cause: Cause::Aborted { by, .. } } if by.as_str() == "ben")
+    );
     assert!(fake.only("v1"));
 }
 
@@ -215,7 +222,9 @@ async fn no_data_holds_then_goes_on_with_the_data_or_rolls_back_without() {
     scene.target(checkout(&fake).gate(gate.clone(), policy));
     let handle = scene.start(canary()).await;
     until(&handle, "holding").await;
-    assert!(matches!(&handle.status().state, State::Holding { why: Hold::NoData { gate, .. }, .. } if gate.as_str() == "errors"));
+    assert!(
+        matches!(&handle.status().state, State::Holding { why: Hold::NoData { gate, .. }, .. } if gate.as_str() == "errors")
+    );
     gate.set(Answer::Healthy);
     let outcome = handle.finished().await;
     assert_eq!(outcome.rollout.state, State::Promoted, "{outcome}");
@@ -259,7 +268,9 @@ async fn one_slow_gate_keeps_no_other_from_tripping() {
     let patient = Policy::default().timeout(Duration::from_secs(3600));
     scene.target(checkout(&fake).gate(slow, patient).gate(bad, Policy::default()));
     let outcome = scene.start(canary()).await.finished().await;
-    assert!(matches!(&outcome.rollout.state, State::RolledBack { cause: Cause::Unhealthy { gate, .. } } if gate.as_str() == "bad"));
+    assert!(
+        matches!(&outcome.rollout.state, State::RolledBack { cause: Cause::Unhealthy { gate, .. } } if gate.as_str() == "bad")
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -311,7 +322,7 @@ async fn until_over(handle: &Handle) {
 #[tokio::test(start_paused = true)]
 async fn without_a_way_back_nothing_starts_unless_it_is_allowed_and_then_it_sticks() {
     let (scene, fake) = (Scene::new(), Fake::new("v1", "v2"));
-    let no_way = rollback_core::gate::from_fn("errors", |window| async move {
+    let no_way = gate::from_fn("errors", |window| async move {
         Ok(gate::Verdict::Unhealthy(gate::Evidence::new(window.now, "bad")))
     });
     scene.target(checkout(&fake).gate(OneWay(no_way.unwrap()), Policy::default()));
@@ -399,7 +410,24 @@ async fn every_state_has_a_deadline_and_a_default_exit() {
     let (scene, fake) = (Scene::new(), Fake::new("v1", "v2").parts(2, Duration::from_secs(600)));
     scene.target(checkout(&fake));
     let outcome = scene.start(plan()).await.finished().await;
-    assert_eq!(outcome.rollout.state.name(), "stuck", "it cannot come back in a minute either: {outcome}");
+    assert!(matches!(outcome.rollout.state, State::RolledBack { cause: Cause::Deadline { .. } }), "{outcome}");
+    assert!(outcome.to_string().contains("web-1 still serves v1"), "it says what it waited for: {outcome}");
+
+    // A rollback that is denied until its deadline; a person resumes it once that is mended.
+    let (scene, fake) = (Scene::new(), Fake::new("v1", "v2"));
+    scene.target(checkout(&fake).gate(Scripted::unhealthy_from("errors", Weight::ALL), Policy::default()));
+    for call in 1..200 {
+        fake.fault(call, Fault::Fail(ErrorKind::Denied));
+    }
+    let handle = scene.start(plan()).await;
+    let outcome = handle.finished().await;
+    assert_eq!((outcome.rollout.state.name(), outcome.exit_code()), ("stuck", 4), "{outcome}");
+    for call in 1..200 {
+        fake.fault(call, Fault::LoseAnswer);
+    }
+    handle.resume("ben", "the role may write again").await.unwrap();
+    until_over(&handle).await;
+    assert!(matches!(handle.status().state, State::RolledBack { cause: Cause::Unhealthy { .. } }));
 
     // A bake that cannot be watched.
     let (scene, fake) = (Scene::new(), Fake::new("v1", "v2"));
@@ -443,7 +471,8 @@ async fn somebody_elses_change_is_left_alone_unless_asked() {
 #[tokio::test(start_paused = true)]
 async fn hooks_are_asked_before_the_first_change_and_before_the_promotion() {
     let (scene, fake) = (Scene::new(), Fake::new("v1", "v2"));
-    let tested = Hook::new("tested", |_| async { Err(rollback_core::Error::invalid("no green build for v2")) }).unwrap();
+    let tested =
+        Hook::new("tested", |_| async { Err(rollback_core::Error::invalid("no green build for v2")) }).unwrap();
     scene.target(checkout(&fake).before(tested));
     let outcome = scene.start(canary()).await.finished().await;
     assert_eq!((outcome.exit_code(), fake.calls()), (3, 0), "{outcome}");
@@ -457,7 +486,10 @@ async fn hooks_are_asked_before_the_first_change_and_before_the_promotion() {
     });
     scene.target(checkout(&fake).before(slow).after(smoke.unwrap()));
     let outcome = scene.start(canary()).await.finished().await;
-    assert!(matches!(&outcome.rollout.state, State::RolledBack { cause: Cause::Failed { why } } if why.as_str().contains("smoke")), "{outcome}");
+    assert!(
+        matches!(&outcome.rollout.state, State::RolledBack { cause: Cause::Failed { why } } if why.as_str().contains("smoke")),
+        "{outcome}"
+    );
     assert!(outcome.rollout.hooks["slow"].as_str().contains("going on"));
     assert!(fake.only("v1"));
 }
@@ -472,7 +504,11 @@ async fn the_glass_can_be_broken_and_a_gate_skipped_and_the_record_shows_who() {
     handle.promote_now("ben", "the fix must go out").await.unwrap();
     let outcome = handle.finished().await;
     assert_eq!(outcome.rollout.state, State::Promoted, "{outcome}");
-    let asked = outcome.rollout.log.iter().any(|entry| matches!(&entry.what, What::Asked { request, .. } if request.by.as_str() == "ben"));
+    let asked = outcome
+        .rollout
+        .log
+        .iter()
+        .any(|entry| matches!(&entry.what, What::Asked { request, .. } if request.by.as_str() == "ben"));
     assert!(asked);
 
     let (scene, fake) = (Scene::new(), Fake::new("v1", "v2"));
@@ -520,7 +556,9 @@ async fn another_process_is_heard_through_the_store() {
     fake.entered(calls).await;
     assert!(asked.elapsed() <= Duration::from_millis(1200), "heard with the next beat: {:?}", asked.elapsed());
     let outcome = handle.finished().await;
-    assert!(matches!(&outcome.rollout.state, State::RolledBack { cause: Cause::Aborted { by, .. } } if by.as_str() == "ben"));
+    assert!(
+        matches!(&outcome.rollout.state, State::RolledBack { cause: Cause::Aborted { by, .. } } if by.as_str() == "ben")
+    );
     let late = other.engine.ask(handle.id(), request).await.unwrap();
     assert!(late.as_str().contains("nothing to do"), "{late}");
 }
@@ -535,12 +573,13 @@ async fn a_finished_rollout_is_taken_back_and_an_unhealthy_verdict_then_holds() 
     assert!(matches!(nothing, WayBack::Nothing(_)), "{nothing:?}");
     assert_eq!(scene.start(canary()).await.finished().await.rollout.state, State::Promoted);
     gate.set(Answer::Unhealthy);
-    let WayBack::Started(handle) = scene.engine.roll_back(&checkout_id, "ben", "orders are wrong").await.unwrap() else {
+    let WayBack::Started(handle) = scene.engine.roll_back(&checkout_id, "ben", "orders are wrong").await.unwrap()
+    else {
         panic!("nothing was started");
     };
     until(&handle, "holding").await;
-    handle.resume("ben", "known").await.unwrap();
     gate.set(Answer::Healthy);
+    handle.resume("ben", "known").await.unwrap();
     let outcome = handle.finished().await;
     assert_eq!(outcome.rollout.state, State::Promoted, "{outcome}");
     assert!(fake.only("v1"));
@@ -569,7 +608,9 @@ async fn a_shutdown_leaves_everything_resumable_and_another_engine_goes_on() {
     let resumed = next.engine.resume_all().await.unwrap();
     assert_eq!(resumed.handles.len(), 1);
     assert!(begun.elapsed() < Duration::from_secs(1), "it was released, so nobody waits for a lease");
-    let State::Baking { step: 0, watched } = resumed.handles[0].status().state else { panic!("{}", resumed.handles[0].status()) };
+    let State::Baking { step: 0, watched } = resumed.handles[0].status().state else {
+        panic!("{}", resumed.handles[0].status())
+    };
     assert!(watched >= Duration::from_secs(20), "what was watched counts: {watched:?}");
     assert_eq!(resumed.handles[0].finished().await.rollout.state, State::Promoted);
 }
@@ -604,12 +645,14 @@ async fn requests_that_make_no_sense_are_harmless_and_say_so() {
 #[tokio::test(start_paused = true)]
 async fn nothing_sealed_is_in_any_event_log_status_or_error() {
     let (scene, fake) = (Scene::new(), Fake::new("v1", "v2"));
-    scene.target(checkout(&fake).gate(Scripted::new("errors", [Answer::Healthy, Answer::Unhealthy]), Policy::default()));
+    scene
+        .target(checkout(&fake).gate(Scripted::new("errors", [Answer::Healthy, Answer::Unhealthy]), Policy::default()));
     let outcome = scene.start(canary()).await.finished().await;
     let secret = rollback_core::testing::backend::Bench::secret(&fake).unwrap();
     let record = scene.store.load(outcome.rollout.id()).await.unwrap().0;
     assert!(record.body.contains(&secret), "the record is what a rollback lives on");
-    for text in [format!("{outcome}"), format!("{outcome:?}"), format!("{:?}", outcome.rollout), format!("{record:?}")] {
+    for text in [format!("{outcome}"), format!("{outcome:?}"), format!("{:?}", outcome.rollout), format!("{record:?}")]
+    {
         assert!(!text.contains(&secret), "{text}");
     }
     assert!(!fake.trace().iter().any(|seen| matches!(seen.what, Happened::Moved(_))));

@@ -4,27 +4,36 @@ use super::*;
 
 impl Driver {
     pub(super) fn ask_gates(&mut self, now: Instant, wall: Timestamp) {
-        if !self.rollout.state.watches_gates() {
+        if !self.watches() {
             return;
         }
         for index in 0..self.gates.len() {
-            let ask = self.gates[index];
-            if ask.running || ask.due.is_none_or(|due| now < due) || !self.rollout.gates[index].counts() {
+            let ask = &self.gates[index];
+            if ask.running.is_some() || ask.due.is_none_or(|due| now < due) || !self.rollout.gates[index].counts() {
                 continue;
             }
             let guard = &self.target.gates[index];
-            self.gates[index] = Turns { due: Some(now + guard.policy.interval), running: true, again: false };
+            let due = Some(now + guard.policy.interval);
             let window = self.window(index, wall);
             let gate = Arc::clone(&guard.gate);
             let limit = guard.policy.timeout;
-            self.calls.spawn(async move {
-                let result = bounded(limit, async move { gate.judge(&window).await }).await;
-                Answer::Judged { gate: index, result }
+            let running = self.calls.spawn(async move {
+                let judgement = bounded(limit, gate.judge(&window)).await.and_then(Verdict::bounded);
+                // An error is no data, and keeps the memory that the gate had.
+                let verdict = judgement.unwrap_or_else(|e| window.no_data(e.chain()));
+                Answer::Judged { gate: index, verdict }
             });
+            self.gates[index] = Turns { due, running: Some(running) };
         }
     }
 
-    pub(super) fn window(&self, gate: usize, wall: Timestamp) -> Window {
+    /// Before the first attempt there is no candidate to judge.
+    pub(super) fn watches(&self) -> bool {
+        let untouched = matches!(self.rollout.state, State::Shifting { step: 0 }) && self.rollout.attempt.is_none();
+        self.rollout.state.watches_gates() && !untouched
+    }
+
+    fn window(&self, gate: usize, wall: Timestamp) -> Window {
         let change = &self.rollout.change;
         let step = self.rollout.state.step().unwrap_or(self.rollout.plan.steps().len() - 1);
         Window {
@@ -33,26 +42,21 @@ impl Driver {
             baseline: change.baseline.id.clone(),
             candidate: change.candidate.id.clone(),
             step,
-            weight: self.rollout.weight.unwrap_or(self.rollout.plan.steps()[step].weight),
+            weight: self.rollout.weight.unwrap_or(Weight::NONE),
             since: self.rollout.since,
             now: wall,
             last: self.rollout.gates[gate].evidence.clone(),
         }
     }
 
-    pub(super) fn judged(&mut self, index: usize, result: Result<Verdict>, wall: Timestamp) {
-        let now = Instant::now();
-        self.gates[index].running = false;
-        if std::mem::take(&mut self.gates[index].again) {
-            self.gates[index].due = Some(now);
-        }
+    pub(super) fn judged(&mut self, index: usize, verdict: Verdict, wall: Timestamp) {
+        self.gates[index].running = None;
         if !self.rollout.state.watches_gates() || !self.rollout.gates[index].counts() {
             return;
         }
         let policy = self.target.gates[index].policy;
         let name = self.rollout.gates[index].name.clone();
         let before = (self.rollout.gates[index].standing, self.rollout.gates[index].judged > 0);
-        let verdict = self.sound(index, result, wall);
         let shifting = matches!(self.rollout.state, State::Shifting { .. } | State::Promoting);
         let slot = &mut self.change().gates[index];
         let finding = slot.heed(&policy, verdict, wall);
@@ -74,28 +78,6 @@ impl Driver {
                 {
                     self.feed(Event::Cleared, wall);
                 }
-            }
-        }
-    }
-
-    /// An error is no data, and keeps the memory the gate had; evidence is bounded.
-    pub(super) fn sound(&self, index: usize, result: Result<Verdict>, wall: Timestamp) -> Verdict {
-        let blind = |why: String| {
-            let mut evidence = Evidence::new(wall, why);
-            evidence.memory = self.rollout.gates[index].evidence.as_ref().and_then(|last| last.memory.clone());
-            Verdict::Inconclusive(evidence)
-        };
-        match result {
-            Err(e) => blind(e.chain()),
-            Ok(verdict) => {
-                let rewrap = match &verdict {
-                    Verdict::Healthy(_) => Verdict::Healthy,
-                    Verdict::Unhealthy(_) => Verdict::Unhealthy,
-                    Verdict::Inconclusive(_) => Verdict::Inconclusive,
-                };
-                let (Verdict::Healthy(evidence) | Verdict::Unhealthy(evidence) | Verdict::Inconclusive(evidence)) =
-                    verdict;
-                evidence.bounded().map_or_else(|e| blind(e.chain()), rewrap)
             }
         }
     }
@@ -168,11 +150,13 @@ impl Driver {
         counting.map(|(guard, _)| guard.policy.interval).max().unwrap_or(self.target.pace.idle)
     }
 
-    pub(super) fn gates_now(&mut self, now: Instant) {
-        for ask in &mut self.gates {
-            ask.again = ask.running;
-            ask.due = Some(now);
+    /// Asks a gate now. A judgement under way is dropped: it began before what there is to be judged.
+    pub(super) fn ask_now(&mut self, gate: usize) {
+        let ask = &mut self.gates[gate];
+        if let Some(running) = ask.running.take() {
+            running.abort();
         }
+        ask.due = Some(Instant::now());
     }
 
     pub(super) fn can_hold(&self) -> bool {

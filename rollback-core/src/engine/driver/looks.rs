@@ -49,9 +49,10 @@ impl Driver {
             unsettled: self.rollout.unsettled,
             inherited: self.rollout.inherited,
             versions: self.target.capabilities.versions,
+            asked: self.rollout.tries.is_some(),
             now: wall,
         };
-        let turn = self.rollout.state.heed(&self.rollout.plan, &look, &past);
+        let turn = self.rollout.state.heed(self.rollout.terms(), &look, &past);
         let version = look.version.clone();
         self.seen = Some(look);
         let again = std::mem::take(&mut self.look_again);
@@ -184,7 +185,9 @@ impl Driver {
             }
             return;
         };
-        if current && e.changed_nothing() && !self.rollout.attempt_closed {
+        // A client that repeats requests by itself can be told `Conflict` by its own call that landed.
+        let refused = e.changed_nothing() && e.kind() != ErrorKind::Conflict;
+        if current && refused && !self.rollout.attempt_closed {
             self.change().attempt_closed = true;
             self.save_by(SAVE_EVERY);
         }

@@ -32,6 +32,7 @@ impl Driver {
                 return;
             }
         };
+        self.prove_at = None;
         let irreversible = self.rollout.irreversible.is_some();
         let mut closed: Vec<&str> = readiness.refused.iter().map(Note::as_str).collect();
         if !irreversible {

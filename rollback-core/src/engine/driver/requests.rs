@@ -13,8 +13,7 @@ impl Driver {
         }
         for index in 0..self.gates.len() {
             if lines & 1 << Bell::gate_line(index) != 0 {
-                self.gates[index].due = Some(now);
-                self.gates[index].again = self.gates[index].running;
+                self.ask_now(index);
             }
         }
         for asking in self.live.take_inbox() {

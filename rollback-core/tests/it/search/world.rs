@@ -357,9 +357,11 @@ impl Machine {
             } else {
                 Versions::Unchecked { settle: Duration::from_secs(SETTLE.into()) }
             },
+            asked: true,
             now: at(0),
         };
-        let what = match state.heed(&self.plan, &look, &past) {
+        let terms = Terms { plan: &self.plan, way_back: true, retake: false };
+        let what = match state.heed(terms, &look, &past) {
             Turn::Wait(_) => Do::Wait,
             Turn::Shift(_) => Do::Shift,
             Turn::Tell(event) => self.next(record.state, event).map_or(Do::Wait, Do::Become),
@@ -578,11 +580,11 @@ impl Machine {
             then.drivers[d].doing = Some((record, false));
             out.push((Step::Hear(d, heard), then));
             // Rule 4: with the attempt in the same save, where a look came in time.
-            if self.is_back(state) && matches!(self.state(state), State::RollingBack { .. }) {
-                if let Do::Shift = self.look(&w, &record, w.drivers[d].inherited) {
-                    then.drivers[d].doing = Some((self.attempt(&w, record), true));
-                    out.push((Step::Hear(d, heard), then));
-                }
+            if matches!(self.state(state), State::RollingBack { .. })
+                && let Do::Shift = self.look(&w, &record, w.drivers[d].inherited)
+            {
+                then.drivers[d].doing = Some((self.attempt(&w, record), true));
+                out.push((Step::Hear(d, heard), then));
             }
         }
     }
