@@ -854,6 +854,7 @@ mod tests {
                 let Ok(to) = known[next].clone().next(terms, event.clone()) else { continue };
                 if !known.contains(&to) {
                     known.push(to.clone());
+                    assert!(known.len() < 1_000, "no end of states: {to:?}");
                 }
                 edges.push((known[next].clone(), event, to));
             }
