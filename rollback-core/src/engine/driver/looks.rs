@@ -147,6 +147,17 @@ impl Driver {
     pub(super) fn send(&mut self, now: Instant, wall: Timestamp) {
         let Some(pending) = &self.pending else { return };
         let attempt = self.rollout.attempt.clone().expect("a pending attempt is in the record");
+        if let Versions::Unchecked { settle } = self.target.capabilities.versions
+            && attempt.goal.is_forward()
+            && wall >= later(attempt.at, settle / 4)
+        {
+            // The settle time runs from the decision. A call that goes out late in it could land when it counts as
+            // settled; this one never went out, so look again.
+            self.pending = None;
+            self.change().attempt_closed = true;
+            self.look_at = Some(now);
+            return self.save_by(SAVE_EVERY);
+        }
         let saved = self.saved >= pending.edition;
         let proven = self.proof.is_some_and(|proof| self.inner.pulse.proves(proof, now, wall));
         let unsaved = attempt.goal == Goal::Baseline && now >= pending.since + UNSAVED_AFTER;
