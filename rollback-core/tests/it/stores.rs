@@ -333,6 +333,31 @@ mod sql {
     }
 
     #[tokio::test]
+    async fn a_write_that_takes_its_transaction_with_it_fails_alone() {
+        let folder = Folder::new();
+        let store = folder.store().await;
+        // As SQLite does by itself when a disk fills up or fails in the middle of a statement.
+        let trap = "CREATE TRIGGER trap BEFORE INSERT ON rollback_rollouts WHEN new.subject = 'target-7'
+            BEGIN SELECT raise(ROLLBACK, 'gone'); END";
+        store.batch(trap).await.expect("batch");
+        let mut creates = tokio::task::JoinSet::new();
+        for n in 0..20 {
+            let store = store.clone();
+            let record = record(&format!("target-{n}"));
+            creates.spawn(async move { (n, store.create(&record).await, store.load(&record.id).await) });
+        }
+        for (n, created, loaded) in creates.join_all().await {
+            if n == 7 {
+                refused(created, ErrorKind::Invalid, &["refused the record", &folder.name()]);
+                refused(loaded, ErrorKind::NotFound, &[]);
+            } else {
+                created.expect("the others are saved");
+                loaded.expect("what was said to be saved is there");
+            }
+        }
+    }
+
+    #[tokio::test]
     async fn a_closed_store_says_so() {
         let folder = Folder::new();
         let store = folder.store().await;
