@@ -596,3 +596,18 @@ async fn nothing_sealed_is_in_any_event_log_status_or_error() {
     }
     assert!(!fake.trace().iter().any(|seen| matches!(seen.what, Happened::Moved(_))));
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_effect_that_stays_due_though_it_is_accepted_is_asked_for_at_a_pace() {
+    let (scene, fake) = (Scene::new(), Fake::new("v1", "v2").parts(2, Duration::from_millis(10)));
+    scene.target(checkout(&fake));
+    let handle = scene.start(Plan::all_at_once(MINUTE).unwrap()).await;
+    until(&handle, "baking").await;
+    // Follows when it was restarted so often; a target that shows late what it was asked for looks the same.
+    fake.stick(1, "v2", 40);
+    let asked = tokio::time::Instant::now();
+    handle.abort("ben", "orders are missing").await.unwrap();
+    let outcome = handle.finished().await;
+    assert!(matches!(outcome.rollout.state, State::RolledBack { .. }), "{outcome}");
+    assert!(asked.elapsed() > MINUTE, "40 restarts within {:?}", asked.elapsed());
+}
