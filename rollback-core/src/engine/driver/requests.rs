@@ -148,6 +148,9 @@ impl Driver {
         for slot in &mut self.change().gates {
             slot.forgive();
         }
-        self.change().times.breach = None;
+        // A rollback goes on for the reason it began with, and its times are measured from there.
+        if !matches!(self.rollout.state, State::Stuck { from: Interrupted::RollingBack { .. }, .. }) {
+            self.change().times.breach = None;
+        }
     }
 }
