@@ -140,7 +140,10 @@ pub(super) struct Driver {
     gone: Option<Phase>,
 }
 
+/// Pauses from 50 milliseconds up to `most`, spread by chance.
 fn backoff(most: Duration) -> ExponentialBackoff {
+    // The jitter adds up to as much again.
+    let most = most / 2;
     let least = Duration::from_millis(50).min(most);
     ExponentialBuilder::new()
         .with_min_delay(least)
@@ -544,8 +547,10 @@ impl Driver {
 
     fn leave(self) {
         let phase = self.gone.expect("the loop ends when it is set");
-        for (_, asking, answer) in self.answers {
-            asking.answer(answer);
+        for (_, asking, _) in self.answers {
+            // What was granted was never saved, and whoever drives the rollout now knows nothing of it.
+            let lost = "this process lost the rollout before the request was saved; ask through the store";
+            asking.answer(Err(Error::new(ErrorKind::Conflict, lost)));
         }
         self.inner.forget(self.rollout.id());
         self.live.publish(Status { rollout: self.rollout, phase });
