@@ -326,7 +326,7 @@ impl What {
     pub fn describe(&self, plan: &Plan) -> String {
         match self {
             Self::Created => "created".into(),
-            Self::Claimed { driver } => format!("taken up by {driver}"),
+            Self::Claimed { driver } => format!("taken up by process {driver}"),
             Self::Entered { to } => to.describe(plan),
             Self::Attempted { effect, .. } => format!("asked: {effect}"),
             Self::Troubled { why } => why.to_string(),

@@ -180,7 +180,7 @@ impl fmt::Display for Cause {
             Self::Unhealthy { gate, why } => write!(f, "gate {gate} is unhealthy: {why}"),
             Self::NoData { gate, why } => write!(f, "gate {gate} has no data: {why}"),
             Self::Failed { why } => write!(f, "failed: {why}"),
-            Self::Deadline { why } => write!(f, "took too long: {why}"),
+            Self::Deadline { why } => write!(f, "out of time: {why}"),
             Self::Aborted { by, why } => write!(f, "aborted by {by}: {why}"),
             Self::Drifted { why } => write!(f, "somebody else changed the target: {why}"),
         }
@@ -221,9 +221,9 @@ impl Hold {
     fn expired(self) -> Cause {
         match self {
             Self::Paused { by, why } => {
-                Cause::Deadline { why: Note::new(format!("paused by {by} ({why}) and not resumed in time")) }
+                Cause::Deadline { why: Note::new(format!("paused by {by} ({why}), and nobody resumed it")) }
             }
-            Self::Approval => Cause::Deadline { why: Note::new("nobody approved in time") },
+            Self::Approval => Cause::Deadline { why: Note::new("nobody approved it") },
             Self::Unhealthy { gate, why } => Cause::Unhealthy { gate, why },
             Self::NoData { gate, why } => Cause::NoData { gate, why },
         }
@@ -277,7 +277,7 @@ impl fmt::Display for Refusal {
             Self::Quarantined { by, why } => write!(f, "the candidate is quarantined since rollout {by}: {why}"),
             Self::NotReady { why } => why.fmt(f),
             Self::Aborted { by, why } => write!(f, "aborted by {by} before anything changed: {why}"),
-            Self::Deadline => f.write_str("preflight took too long"),
+            Self::Deadline => f.write_str("preflight had no answer in time"),
         }
     }
 }
@@ -494,9 +494,13 @@ impl State {
         let bakes = matches!(self, Self::Baking { .. } | Self::Holding { from: Interrupted::Baking { .. }, .. });
         match &look.progress {
             // What is to be taken back is asked for over whatever stands there.
-            Progress::Drifted(what) if rolls_back && terms.retake => self.ask(terms, look, past, what),
+            Progress::Drifted(what) if rolls_back && terms.retake => {
+                self.ask(terms, look, past, &Note::new(format!("bring the baseline back over what is there: {what}")))
+            }
             // A failure from before the rollback is no answer to it: ask at least once.
-            Progress::Failed(why) if rolls_back && !past.asked => self.ask(terms, look, past, why),
+            Progress::Failed(why) if rolls_back && !past.asked => {
+                self.ask(terms, look, past, &Note::new(format!("bring the baseline back, although: {why}")))
+            }
             Progress::Drifted(what) => Turn::Tell(Event::Drifted(what.clone())),
             Progress::Failed(why) => Turn::Tell(Event::Failed(why.clone())),
             Progress::Underway(what) => Turn::Wait(Some(what.clone())),

@@ -140,7 +140,10 @@ pub(super) struct Driver {
     gone: Option<Phase>,
 }
 
+/// Pauses from 50 milliseconds up to `most`, spread by chance.
 fn backoff(most: Duration) -> ExponentialBackoff {
+    // The jitter adds up to as much again.
+    let most = most / 2;
     let least = Duration::from_millis(50).min(most);
     ExponentialBuilder::new()
         .with_min_delay(least)
@@ -322,22 +325,52 @@ impl Driver {
         let shows = |look: &Observed| look.weight.is_some() || !look.parts.is_empty();
         let only_candidate = matches!(self.rollout.state, State::Promoting)
             && self.seen.as_ref().is_some_and(|look| shows(look) && only(Serves::Candidate, look).is_ok());
-        let leftovers = self.rollout.waiting_for.clone();
-        let mut why = self.rollout.state.describe(&self.rollout.plan);
-        if let Some(waiting) = &leftovers {
-            why = format!("{why}; still waiting: {waiting}");
-        }
-        if only_candidate && let Some(waiting) = leftovers {
-            let note = Note::new(format!("promoted with leftovers: {waiting}"));
-            self.change().not_restored.push(note);
+        let why = self.overdue();
+        if only_candidate && let Some(left) = self.unfinished() {
+            self.change().not_restored.push(Note::new(format!("left over: {left}")));
         }
         if self.rollout.kind == Kind::Return
             && let State::Holding { why: Hold::Unhealthy { .. }, .. } = &self.rollout.state
         {
             // P15: a rollback of a rollback does not turn round by itself, whoever failed to come.
-            return self.feed(Event::Stopped(Note::new(why)), wall);
+            return self.feed(Event::Stopped(why), wall);
         }
-        self.feed(Event::Expired { only_candidate, why: Note::new(why) }, wall);
+        self.feed(Event::Expired { only_candidate, why }, wall);
+    }
+
+    /// What this state did not get done, in how long, and what was last seen of it.
+    fn overdue(&self) -> Note {
+        let state = self.rollout.state.describe(&self.rollout.plan);
+        let mut why = match self.rollout.state.allowance(&self.rollout.plan).map(SignedDuration::try_from) {
+            Some(Ok(time)) if matches!(self.rollout.state, State::RollingBack { .. }) => {
+                format!("the baseline was not back after {time:#}")
+            }
+            Some(Ok(time)) => format!("{state} was not done after {time:#}"),
+            _ => format!("nobody decided in time; {state}"),
+        };
+        if let Some(left) = self.unfinished() {
+            why = format!("{why}; {left}");
+        }
+        if let Some((_, trouble)) = &self.trouble {
+            why = format!("{why}; last trouble: {trouble}");
+        }
+        Note::new(why)
+    }
+
+    /// What is still waited for or due, or which gates have not passed.
+    fn unfinished(&self) -> Option<String> {
+        if let State::Baking { .. } = self.rollout.state {
+            let end = self.bake_end.unwrap_or(Timestamp::MAX);
+            let guards = self.target.gates.iter().zip(&self.rollout.gates);
+            let open = guards.filter(|(guard, slot)| slot.counts() && !slot.is_healthy(&guard.policy, end));
+            let open: Vec<&str> = open.map(|(_, slot)| slot.name.as_str()).collect();
+            return (!open.is_empty()).then(|| format!("not passed by: {}", open.join(", ")));
+        }
+        match (&self.rollout.waiting_for, &self.rollout.tries) {
+            (Some(waiting), _) => Some(format!("still waiting: {waiting}")),
+            (None, Some(tries)) => Some(format!("still due: {}", tries.effect)),
+            (None, None) => None,
+        }
     }
 
     /// Tells the machine; an event that it does not hear changes nothing.
@@ -523,8 +556,10 @@ impl Driver {
 impl Drop for Driver {
     fn drop(&mut self) {
         let phase = self.gone.take().unwrap_or(Phase::Released);
-        for (_, asking, answer) in self.answers.drain(..) {
-            asking.answer(answer);
+        for (_, asking, _) in self.answers.drain(..) {
+            // What was granted was never saved, and whoever drives the rollout now knows nothing of it.
+            let lost = "this process lost the rollout before the request was saved; ask through the store";
+            asking.answer(Err(Error::new(ErrorKind::Conflict, lost)));
         }
         self.inner.forget(self.rollout.id());
         self.live.publish(Status { rollout: Arc::clone(&self.rollout), phase });

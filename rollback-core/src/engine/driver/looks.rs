@@ -190,9 +190,12 @@ impl Driver {
         let wanted = self.rollout.state.goal(&self.rollout.plan) == Some(goal);
         let now = Instant::now();
         let Err(e) = result else {
-            if wanted {
+            if wanted && self.rollout.tries.as_ref().is_none_or(|tries| tries.count == 1) {
                 self.look_backoff = backoff(self.target.pace.busy);
                 self.look_at = Some(now);
+            } else if wanted {
+                // Accepted, and due all the same: asking faster than the target can follow uses up all tries at once.
+                self.look_at = Some(now + self.next_backoff());
             }
             return;
         };

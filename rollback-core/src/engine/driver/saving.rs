@@ -120,13 +120,14 @@ impl Driver {
         for (_, Entry { at, what }) in self.untold.drain(..told) {
             self.inner.tell(&self.target, &RolloutEvent { rollout: Arc::clone(&self.rollout), at, what });
         }
-        let answered = self.answers.iter().take_while(|(edition, ..)| *edition <= saved).count();
-        for (_, asking, answer) in self.answers.drain(..answered) {
-            asking.answer(answer);
-        }
         let phase = if self.rollout.state.is_open() { Phase::Driven } else { Phase::Over };
         if self.edition == self.saved || phase == Phase::Driven {
             self.live.publish(Status { rollout: Arc::clone(&self.rollout), phase });
+        }
+        // After the status, so that who asked finds there what came of it.
+        let answered = self.answers.iter().take_while(|(edition, ..)| *edition <= saved).count();
+        for (_, asking, answer) in self.answers.drain(..answered) {
+            asking.answer(answer);
         }
     }
 
