@@ -3,6 +3,8 @@
 mod backends;
 mod engine;
 mod gates;
+#[cfg(all(feature = "sql", unix))]
+mod processes;
 mod search;
 mod stores;
 mod support;
