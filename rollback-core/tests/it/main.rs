@@ -6,3 +6,4 @@ mod gates;
 mod search;
 mod stores;
 mod support;
+mod sweeps;
