@@ -563,11 +563,16 @@ fn moment(rollout: &Rollout) -> Option<Moment> {
     }
 }
 
-/// The same rest as undisturbed; after an error that cannot pass, the baseline will do.
+/// The same rest as undisturbed. After an error that cannot pass the baseline will do; so it will when the process died
+/// with its decision unsaved.
 fn same_rest(calm: &Ran, rollout: &Rollout, disturbance: Option<Disturbance>) -> Result<(), String> {
     let (wanted, got) = (rest(&calm.rollout.state), rest(&rollout.state));
-    let hopeless = disturbance.is_some_and(|it| it.fault == Fault::Fail(ErrorKind::Invalid));
-    if wanted == got || (hopeless && matches!(rollout.state, State::RolledBack { .. })) {
+    let baseline_will_do = disturbance.is_some_and(|it| match it.fault {
+        Fault::Fail(kind) => kind == ErrorKind::Invalid,
+        Fault::StoreAwayThenCrash { .. } => !matches!(calm.rollout.state, State::Promoted),
+        _ => false,
+    });
+    if wanted == got || (baseline_will_do && matches!(rollout.state, State::RolledBack { .. })) {
         return Ok(());
     }
     Err(format!("it comes to rest as {got}; undisturbed as {wanted}"))
