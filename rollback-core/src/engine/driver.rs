@@ -9,11 +9,7 @@ mod preflight;
 mod requests;
 mod saving;
 
-use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use jiff::{SignedDuration, Timestamp};
@@ -24,21 +20,16 @@ use tokio::{
 
 use super::{
     Inner, Target,
-    call::{bounded, kept},
     live::{Asking, Live, Phase, Status},
 };
 use crate::{
     backend::Readiness,
     error::{Error, ErrorKind, Result},
-    gate::{Finding, NoData, Verdict, Window},
-    hook::{Exit, Hook},
-    listener::RolloutEvent,
-    model::{Attempt, Effect, GateName, Goal, Nonce, Note, Observed, Progress, Serial, Serves, Version, Weight},
-    request::{Ask, Request},
-    rollout::{BaselineFrom, Entry, Kind, Rollout, Tries, What},
-    state::{Cause, Event, Hold, Interrupted, Past, Refusal, State, Turn, Versions, only, settles},
+    gate::Verdict,
+    model::{Goal, Nonce, Note, Observed, Serial, Serves},
+    rollout::{Entry, Kind, Rollout, What},
+    state::{Event, Hold, State, only},
     store::Record,
-    strategy::{AskPerson, Decision, RollbackStrategy},
     wake::Bell,
 };
 

@@ -1,6 +1,17 @@
 //! Look, save, act.
 
-use super::*;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use super::{Answer, Driver, Pending, SAVE_EVERY, TRIES, TRIES_BACK, UNSAVED_AFTER, backoff, later};
+use crate::engine::call::{bounded, kept};
+use crate::error::{ErrorKind, Result};
+use crate::model::{Attempt, Effect, Goal, Nonce, Note, Observed, Progress, Serial, Version, Weight};
+use crate::rollout::{Tries, What};
+use crate::state::{Event, Past, State, Turn, Versions, settles};
 
 impl Driver {
     pub(super) fn looks(&self) -> bool {
