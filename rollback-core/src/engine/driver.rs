@@ -100,6 +100,8 @@ pub(super) struct Driver {
     save_at: Option<Instant>,
     /// When the last landed save was begun: it proves that the rollout was ours then.
     proof: Option<Instant>,
+    /// The serial of this driver's first save, by which its nonces differ from those of the drivers before.
+    since: Serial,
     last_nonce: u64,
     save_backoff: ExponentialBackoff,
     /// Events that are told once the record holds them.
@@ -174,6 +176,7 @@ impl Driver {
             saving: Saving::No,
             save_at: None,
             proof: Some(proof),
+            since: serial,
             last_nonce: serial.0,
             save_backoff: backoff(Duration::from_secs(5)),
             untold: Vec::new(),

@@ -131,7 +131,7 @@ impl Driver {
         }
         self.turned_away = false;
         self.last_nonce = self.last_nonce.max(self.serial.0) + 1;
-        let nonce = Nonce::new(self.rollout.id(), Serial(self.last_nonce), goal);
+        let nonce = Nonce::by_driver(self.rollout.id(), self.since, Serial(self.last_nonce), goal);
         let attempt = Attempt { nonce, goal, version, at: wall };
         let versions = self.target.capabilities.versions;
         let rollout = self.change();
