@@ -4,6 +4,7 @@ mod backends;
 mod engine;
 mod gates;
 mod search;
+mod served;
 mod stores;
 mod support;
 mod transcripts;
