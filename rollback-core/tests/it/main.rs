@@ -3,6 +3,8 @@
 mod backends;
 mod engine;
 mod gates;
+#[cfg(feature = "mock")]
+mod mocks;
 mod search;
 mod served;
 mod stores;
