@@ -5,6 +5,7 @@ mod engine;
 mod gates;
 #[cfg(feature = "mock")]
 mod mocks;
+mod records;
 mod search;
 mod served;
 mod stores;
