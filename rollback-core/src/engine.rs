@@ -926,7 +926,8 @@ fn align(rollout: &mut Rollout, target: &Target) -> Result<()> {
     let judged = !matches!(rollout.state, State::RollingBack { .. });
     if let Some(gone) = recorded.iter().find(|slot| slot.counts() && judged) {
         return Err(Error::invalid(format!(
-            "rollout {} is guarded by gate {}, which target {} no longer has; register it, or abort the rollout",
+            "rollout {} is guarded by gate {}, which target {} no longer has; register the target with it, and skip it \
+             there if it is not wanted",
             rollout.id(),
             gone.name,
             target.id

@@ -1,6 +1,7 @@
 //! All integration tests of the crate in one binary: linking is what two cores feel.
 
 mod backends;
+mod bad_input;
 mod engine;
 mod gates;
 #[cfg(feature = "mock")]
