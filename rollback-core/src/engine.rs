@@ -424,14 +424,21 @@ impl Engine {
         while !lock(&self.inner.live).is_empty() && Instant::now() < until {
             tokio::time::sleep(Duration::from_millis(10).min(deadline)).await;
         }
-        let threads: Vec<_> = lock(&self.inner.posts).iter_mut().filter_map(Post::close).collect();
-        let told = tokio::task::spawn_blocking(move || {
+        let mut threads: Vec<_> = lock(&self.inner.posts).iter().filter_map(Post::close).collect();
+        threads.extend(lock(&self.inner.targets).values().flat_map(|target| &target.posts).filter_map(Post::close));
+        // On a thread of its own and not the runtime's: a runtime that ends waits for its threads, and so for a listener
+        // that blocks for ever.
+        let (told, all_told) = tokio::sync::oneshot::channel();
+        let waiting = std::thread::Builder::new().name("rollback-shutdown".into()).spawn(move || {
             for thread in threads {
                 // A listener that panics is caught in its thread; a join error has nothing more to say.
                 let _ = thread.join();
             }
+            let _ = told.send(());
         });
-        let _ = tokio::time::timeout_at(until, told).await;
+        if waiting.is_ok() {
+            let _ = tokio::time::timeout_at(until, all_told).await;
+        }
     }
 
     async fn claim_all(&self, claims: Vec<Claim>, resumed: &mut Resumed) {
@@ -934,7 +941,8 @@ fn align(rollout: &mut Rollout, target: &Target) -> Result<()> {
     let judged = !matches!(rollout.state, State::RollingBack { .. });
     if let Some(gone) = recorded.iter().find(|slot| slot.counts() && judged) {
         return Err(Error::invalid(format!(
-            "rollout {} is guarded by gate {}, which target {} no longer has; register it, or abort the rollout",
+            "rollout {} is guarded by gate {}, which target {} no longer has; register the target with it, and skip it \
+             there if it is not wanted",
             rollout.id(),
             gone.name,
             target.id

@@ -11,7 +11,7 @@ use crate::{
     gate::Slot,
     model::{Actor, Attempt, Change, DriverId, Effect, GateName, Note, RolloutId, Weight},
     plan::Plan,
-    state::{State, Terms},
+    state::{Hold, Interrupted, State, Terms},
     store::{Record, Standing},
 };
 
@@ -254,11 +254,7 @@ impl Rollout {
             id: self.id().clone(),
             subject: self.change.target.clone(),
             driver: driver.cloned(),
-            standing: match self.state {
-                State::Promoted => Standing::Promoted,
-                _ if self.state.is_open() => Standing::Open,
-                _ => Standing::Over,
-            },
+            standing: self.standing(),
             format: Self::FORMAT,
             heard,
             body: body.into(),
@@ -294,7 +290,29 @@ impl Rollout {
         if rollout.state.step().is_some_and(|step| step >= steps) {
             return Err(Error::invalid(format!("the record of rollout {} is at a step its plan lacks", record.id)));
         }
+        if let State::Holding { why: Hold::Approval, from, .. } = &rollout.state
+            && !matches!(from, Interrupted::Baking { step, .. } if rollout.plan.steps()[*step].approval.is_some())
+        {
+            let why = format!("the record of rollout {} waits for an approval its plan does not ask for", record.id);
+            return Err(Error::invalid(why));
+        }
+        if rollout.standing() != record.standing {
+            let (id, state) = (&record.id, rollout.state.name());
+            let why = format!(
+                "the record of rollout {id} is marked {} and holds one that is {state}",
+                record.standing.name()
+            );
+            return Err(Error::invalid(why));
+        }
         Ok(rollout)
+    }
+
+    const fn standing(&self) -> Standing {
+        match self.state {
+            State::Promoted => Standing::Promoted,
+            _ if self.state.is_open() => Standing::Open,
+            _ => Standing::Over,
+        }
     }
 
     /// Adds a line to the log, and cuts its middle when it is too long.

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     model::{Actor, Attempt, Effect, GateName, Goal, Note, Observed, Progress, RolloutId, Serves, Weight},
-    plan::Plan,
+    plan::{Plan, Step},
 };
 
 /// What a rollout is attempting. Saved on entry, so it is also the write-ahead intent.
@@ -777,7 +777,11 @@ pub enum Turn {
 impl State {
     /// This state in a few words for people: `shifting to 25 % (step 2 of 4)`.
     pub fn describe(&self, plan: &Plan) -> String {
-        let at = |step: usize| format!("{} (step {} of {})", plan.steps()[step].weight, step + 1, plan.steps().len());
+        let at = |step: usize| match plan.steps().get(step) {
+            Some(Step { weight, .. }) => format!("{weight} (step {} of {})", step + 1, plan.steps().len()),
+            // Only in the log of a record that was damaged.
+            None => format!("step {}, which the plan lacks", step.saturating_add(1)),
+        };
         match self {
             Self::Preflight => "proving both ways".into(),
             Self::Shifting { step } => format!("shifting to {}", at(*step)),

@@ -1,11 +1,16 @@
 //! All integration tests of the crate in one binary: linking is what two cores feel.
 
 mod backends;
+mod bad_input;
 mod engine;
 mod gates;
+#[cfg(feature = "mock")]
+mod mocks;
 #[cfg(all(feature = "sql", unix))]
 mod processes;
+mod records;
 mod search;
+mod served;
 mod stores;
 mod support;
 mod sweeps;

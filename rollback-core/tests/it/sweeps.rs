@@ -70,13 +70,12 @@ async fn every_disturbance_is_got_over_where_parts_lag_behind_and_looks_are_slow
 async fn found(sweep: impl Future<Output = Summary>) -> String {
     // A panic that is caught elsewhere is still printed: the test's output holds a trace, and the test passes.
     let mut sweep = std::pin::pin!(sweep);
-    let caught = std::future::poll_fn(|cx| {
-        match std::panic::catch_unwind(AssertUnwindSafe(|| sweep.as_mut().poll(cx))) {
+    let caught =
+        std::future::poll_fn(|cx| match std::panic::catch_unwind(AssertUnwindSafe(|| sweep.as_mut().poll(cx))) {
             Ok(polled) => polled.map(Ok),
             Err(panic) => std::task::Poll::Ready(Err(panic)),
-        }
-    })
-    .await;
+        })
+        .await;
     match caught {
         Ok(summary) => panic!("nothing was found in {summary}"),
         Err(panic) => panic.downcast_ref::<String>().expect("a text").clone(),
