@@ -261,6 +261,23 @@ mod sql {
         assert!((1..=10).contains(&commits), "51 writes at once, some refused, took {commits} commits");
     }
 
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn of_many_that_create_one_file_none_takes_it_for_somebody_elses() {
+        for _ in 0..30 {
+            let folder = Folder::new();
+            let mut connects = tokio::task::JoinSet::new();
+            for n in 0..12 {
+                let url = folder.url();
+                connects.spawn(async move {
+                    // Spread, so that some look while another is half way.
+                    tokio::time::sleep(std::time::Duration::from_micros(300 * n)).await;
+                    connect(&url).await
+                });
+            }
+            assert_eq!(connects.join_all().await.len(), 12);
+        }
+    }
+
     #[tokio::test]
     async fn callers_that_stop_waiting_harm_nobody() {
         let folder = Folder::new();
