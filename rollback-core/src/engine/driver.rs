@@ -245,6 +245,7 @@ impl Driver {
             self.pass(now, wall);
             self.look(now);
             self.send(now, wall);
+            self.confirm(now, wall);
         }
         self.save(now);
         self.conclude();

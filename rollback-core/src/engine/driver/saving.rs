@@ -46,6 +46,15 @@ impl Driver {
         }
     }
 
+    /// After a gap in our beats another process may have taken the rollout up: ask the record.
+    pub(super) fn confirm(&mut self, now: Instant, wall: Timestamp) {
+        let proven = self.proof.is_some_and(|proof| self.inner.pulse.proves(proof, now, wall));
+        if !proven && matches!(self.saving, Saving::No) && self.inner.pulse.is_fresh(now, wall) {
+            self.change();
+            self.save_now();
+        }
+    }
+
     pub(super) fn begin_save(&mut self, begun: Instant) {
         let driver = (!self.stopping || !self.rollout.state.is_open()).then_some(&self.inner.driver);
         let record = match self.rollout.to_record(driver, self.heard) {
