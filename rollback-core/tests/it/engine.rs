@@ -627,6 +627,19 @@ async fn snatch(scene: &Scene, id: &RolloutId) {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_process_that_lost_its_rollout_tells_of_no_end_that_it_did_not_save() {
+    let (scene, fake) = (Scene::new(), Fake::new("v1", "v2"));
+    fake.fault(3, Fault::Hang { landed: true });
+    scene.target(checkout(&fake));
+    let handle = scene.start(canary()).await;
+    fake.entered(3).await;
+    snatch(&scene, handle.id()).await;
+    let outcome = handle.finished().await;
+    assert_eq!(outcome.rollout.state, State::Promoting, "it saw the end, but whoever drives it now may go back");
+    assert_eq!((outcome.exit_code(), outcome.is_success()), (130, false), "{outcome}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_process_that_was_silent_for_a_lease_learns_at_once_whether_its_rollouts_were_taken_up() {
     let (scene, fake) = (Scene::new(), Fake::new("v1", "v2"));
     let store = Away::to(&scene.store);
