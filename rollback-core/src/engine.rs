@@ -823,7 +823,12 @@ impl Inner {
     async fn beat(&self) -> Result<()> {
         let (begun, wall) = (Instant::now(), self.clock.now());
         let asked = bounded(self.pulse.lease() / 2, self.store.beat(&self.driver)).await?;
-        self.pulse.heard(begun, wall);
+        if self.pulse.heard(begun, wall) {
+            // Others may have taken for dead what was silent: every driver asks its record.
+            for live in lock(&self.live).values().flatten() {
+                live.bell.ring(crate::wake::Bell::INBOX);
+            }
+        }
         for (id, asked) in asked {
             if let Some(live) = self.live_one(&id) {
                 live.ask(Asking { number: Some(asked.number), request: asked.request, reply: None });

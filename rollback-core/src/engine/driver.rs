@@ -53,7 +53,7 @@ enum Answer {
     Shifted { nonce: Nonce, goal: Goal, result: Result<()> },
     Judged { gate: usize, verdict: Verdict },
     Hooked { hook: usize, last: bool, missed: bool, result: Result<()> },
-    Saved { edition: u64, begun: Instant, result: Result<Serial> },
+    Saved { rollout: Arc<Rollout>, edition: u64, begun: Instant, result: Result<Serial> },
     Loaded { result: Result<(Record, Serial)> },
 }
 
@@ -245,6 +245,7 @@ impl Driver {
             self.pass(now, wall);
             self.look(now);
             self.send(now, wall);
+            self.confirm(now, wall);
         }
         self.save(now);
         self.conclude();
@@ -533,7 +534,7 @@ impl Driver {
     fn heard(&mut self, answer: Answer) {
         let wall = self.inner.clock.now();
         match answer {
-            Answer::Saved { edition, begun, result } => self.saved(edition, begun, result, wall),
+            Answer::Saved { rollout, edition, begun, result } => self.saved(rollout, edition, begun, result, wall),
             Answer::Loaded { result } => self.loaded(result, wall),
             Answer::Shifted { nonce, goal, result } => self.shifted(&nonce, goal, result, wall),
             // Who is leaving saves and learns whether its shift was heard, and begins nothing more.
@@ -556,7 +557,8 @@ impl Drop for Driver {
             asking.answer(Err(Error::new(ErrorKind::Conflict, lost)));
         }
         self.inner.forget(self.rollout.id());
-        self.live.publish(Status { rollout: Arc::clone(&self.rollout), phase });
+        // What it saw and could not save is not how the rollout ended, whoever drives it now.
+        self.live.publish(Status { rollout: self.live.saved(), phase });
     }
 }
 

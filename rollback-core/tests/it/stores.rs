@@ -78,6 +78,19 @@ mod sql {
         }
     }
 
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn who_opens_a_file_while_another_creates_its_tables_finds_a_store() {
+        for _ in 0..30 {
+            let folder = Folder::new();
+            let mut users = tokio::task::JoinSet::new();
+            for _ in 0..6 {
+                let url = folder.url();
+                users.spawn(async move { connect(&url).await.open().await.expect("a store without rollouts") });
+            }
+            users.join_all().await;
+        }
+    }
+
     #[tokio::test]
     async fn a_store_that_is_opened_again_has_everything() {
         let folder = Folder::new();

@@ -173,12 +173,6 @@ impl Driver {
         let proven = self.proof.is_some_and(|proof| self.inner.pulse.proves(proof, now, wall));
         let unsaved = attempt.goal == Goal::Baseline && now >= pending.since + UNSAVED_AFTER;
         if !(proven && (saved || unsaved)) {
-            if saved && self.inner.pulse.is_fresh(now, wall) {
-                // A beat was missed since the save: ask the record once more whether the rollout is ours.
-                self.pending.as_mut().expect("just seen").edition = self.edition + 1;
-                self.change();
-                self.save_now();
-            }
             return;
         }
         self.pending = None;
