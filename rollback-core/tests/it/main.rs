@@ -6,6 +6,7 @@ mod engine;
 mod gates;
 #[cfg(feature = "mock")]
 mod mocks;
+mod properties;
 mod records;
 mod search;
 mod served;
