@@ -609,5 +609,5 @@ async fn an_effect_that_stays_due_though_it_is_accepted_is_asked_for_at_a_pace()
     handle.abort("ben", "orders are missing").await.unwrap();
     let outcome = handle.finished().await;
     assert!(matches!(outcome.rollout.state, State::RolledBack { .. }), "{outcome}");
-    assert!(asked.elapsed() > MINUTE, "40 restarts within {:?}", asked.elapsed());
+    assert!(asked.elapsed() > MINUTE / 2, "40 restarts within {:?}", asked.elapsed());
 }

@@ -97,6 +97,8 @@ enum Deed {
     Fault(usize, Fault),
     /// The next look but so many fails.
     FailLook(usize),
+    /// So many looks at the way back say that the platform has failed.
+    FailBack(usize),
     LandLate,
     /// The wall clock jumps by so many seconds.
     Jump(i64),
@@ -174,6 +176,7 @@ fn deed() -> impl Strategy<Value = Deed> {
         1 => (0_u8..=100).prop_map(Deed::Drift),
         6 => (0_usize..4, fault).prop_map(|(at, fault)| Deed::Fault(at, fault)),
         2 => (0_usize..4).prop_map(Deed::FailLook),
+        2 => (1_usize..4).prop_map(Deed::FailBack),
         2 => Just(Deed::LandLate),
         1 => (-600_i64..600).prop_map(Deed::Jump),
         2 => Just(Deed::Restart),
@@ -272,6 +275,7 @@ impl Case {
                 Deed::Drift(share) => fake.drift(&[("v1", 100 - share), ("v2", share)]),
                 Deed::Fault(at, fault) => fake.fault(fake.calls() + at, fault),
                 Deed::FailLook(at) => fake.fail_read(fake.reads() + at, ErrorKind::Unavailable),
+                Deed::FailBack(times) => fake.fail_goal(Goal::Baseline, times),
                 Deed::LandLate => drop(fake.land_late()),
                 Deed::Jump(by) => clock.jump(SignedDuration::from_secs(by)),
                 Deed::Restart => {
