@@ -505,6 +505,13 @@ impl State {
             Progress::Failed(why) => Turn::Tell(Event::Failed(why.clone())),
             Progress::Underway(what) => Turn::Wait(Some(what.clone())),
             Progress::Due(effect) if acts => self.ask(terms, look, past, effect),
+            // The driver before may have begun to go back when it could not save, and died: what it began is finished, not
+            // left half way. Why it went back is lost with it, so the candidate is not condemned.
+            Progress::Due(effect) if bakes && past.came_with_the_takeover() => {
+                let why =
+                    format!("the driver before may have gone back without a save: it died, and due again is: {effect}");
+                Turn::Tell(Event::Tripped(Cause::Drifted { why: Note::new(why) }))
+            }
             Progress::Due(effect) if bakes => {
                 Turn::Tell(Event::Drifted(Note::new(format!("while baking, this became due again: {effect}"))))
             }
@@ -733,6 +740,11 @@ impl Past<'_> {
         }
     }
 
+    /// Whether what a look sees may be the unsaved work of the driver before: nothing was attempted since.
+    fn came_with_the_takeover(&self) -> bool {
+        self.inherited.is_some_and(|at| self.last.is_none_or(|last| last.at <= at))
+    }
+
     fn repeats_the_unknown(&self, goal: Option<Goal>, look: &Observed) -> bool {
         let Versions::Unchecked { settle } = self.versions else { return false };
         // The only goal that is ever asked for without a save.
@@ -862,6 +874,7 @@ mod tests {
                 let Ok(to) = known[next].clone().next(terms, event.clone()) else { continue };
                 if !known.contains(&to) {
                     known.push(to.clone());
+                    assert!(known.len() < 1_000, "no end of states: {to:?}");
                 }
                 edges.push((known[next].clone(), event, to));
             }
@@ -1136,6 +1149,21 @@ mod tests {
             };
             assert_eq!(turns, [reached, due, "wait", "failed", "drifted"], "{state:?}");
         }
+    }
+
+    #[test]
+    fn what_came_undone_with_the_driver_before_is_its_rollback_and_is_finished() {
+        let (plan, baking) = (plan(), State::Baking { step: 0, watched: Duration::ZERO });
+        let due = look(Progress::Due("w".into()), "v2");
+        let last = attempt(Goal::Split(Weight::ALL));
+        let before = Past { inherited: Some(last.at), ..past(Some(&last), 9) };
+        let Turn::Tell(event) = baking.heed(terms(&plan), &due, &before) else { panic!("nothing is told") };
+        let back = baking.clone().next(terms(&plan), event).unwrap();
+        assert!(matches!(&back, State::RollingBack { cause } if !cause.condemns_the_candidate()), "{back:?}");
+        // What came undone later, or for a driver of its own, is somebody else's doing.
+        let since = Past { inherited: last.at.checked_sub(Duration::from_secs(1)).ok(), ..before };
+        assert_eq!(turn(&baking.heed(terms(&plan), &due, &since)), "drifted");
+        assert_eq!(turn(&baking.heed(terms(&plan), &due, &past(Some(&last), 9))), "drifted");
     }
 
     #[test]

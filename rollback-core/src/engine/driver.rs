@@ -9,11 +9,7 @@ mod preflight;
 mod requests;
 mod saving;
 
-use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use jiff::{SignedDuration, Timestamp};
@@ -24,21 +20,16 @@ use tokio::{
 
 use super::{
     Inner, Target,
-    call::{bounded, kept},
     live::{Asking, Live, Phase, Status},
 };
 use crate::{
     backend::Readiness,
     error::{Error, ErrorKind, Result},
-    gate::{Finding, NoData, Verdict, Window},
-    hook::{Exit, Hook},
-    listener::RolloutEvent,
-    model::{Attempt, Effect, GateName, Goal, Nonce, Note, Observed, Progress, Serial, Serves, Version, Weight},
-    request::{Ask, Request},
-    rollout::{BaselineFrom, Entry, Kind, Rollout, Tries, What},
-    state::{Cause, Event, Hold, Interrupted, Past, Refusal, State, Turn, Versions, only, settles},
+    gate::Verdict,
+    model::{Goal, Nonce, Note, Observed, Serial, Serves},
+    rollout::{Entry, Kind, Rollout, What},
+    state::{Event, Hold, State, only},
     store::Record,
-    strategy::{AskPerson, Decision, RollbackStrategy},
     wake::Bell,
 };
 
@@ -109,6 +100,8 @@ pub(super) struct Driver {
     save_at: Option<Instant>,
     /// When the last landed save was begun: it proves that the rollout was ours then.
     proof: Option<Instant>,
+    /// The serial of this driver's first save, by which its nonces differ from those of the drivers before.
+    since: Serial,
     last_nonce: u64,
     save_backoff: ExponentialBackoff,
     /// Events that are told once the record holds them.
@@ -155,6 +148,9 @@ fn backoff(most: Duration) -> ExponentialBackoff {
 }
 
 impl Driver {
+    /// The most events that wait for the store.
+    const MAX_UNTOLD: usize = 1024;
+
     pub(super) fn new(
         inner: Arc<Inner>,
         target: Arc<Target>,
@@ -180,6 +176,7 @@ impl Driver {
             saving: Saving::No,
             save_at: None,
             proof: Some(proof),
+            since: serial,
             last_nonce: serial.0,
             save_backoff: backoff(Duration::from_secs(5)),
             untold: Vec::new(),
@@ -228,7 +225,6 @@ impl Driver {
                 () = sleep_until(next) => {}
             }
         }
-        self.leave();
     }
 
     /// Starts whatever is due and says when to come again.
@@ -474,6 +470,10 @@ impl Driver {
 
     fn log(&mut self, at: Timestamp, what: What) {
         self.change().note(at, what.clone());
+        if self.untold.len() >= Self::MAX_UNTOLD {
+            // The store has been away for long: the log has it all, and listeners hear the latest.
+            self.untold.remove(0);
+        }
         self.untold.push((self.edition, Entry { at, what }));
     }
 
@@ -544,16 +544,19 @@ impl Driver {
             Answer::Hooked { hook, last, missed, result } => self.hooked(hook, last, missed, result, wall),
         }
     }
+}
 
-    fn leave(self) {
-        let phase = self.gone.expect("the loop ends when it is set");
-        for (_, asking, _) in self.answers {
+/// However the task ends, by its loop, by a panic or with its runtime: whoever waits for it is told.
+impl Drop for Driver {
+    fn drop(&mut self) {
+        let phase = self.gone.take().unwrap_or(Phase::Released);
+        for (_, asking, _) in self.answers.drain(..) {
             // What was granted was never saved, and whoever drives the rollout now knows nothing of it.
             let lost = "this process lost the rollout before the request was saved; ask through the store";
             asking.answer(Err(Error::new(ErrorKind::Conflict, lost)));
         }
         self.inner.forget(self.rollout.id());
-        self.live.publish(Status { rollout: self.rollout, phase });
+        self.live.publish(Status { rollout: Arc::clone(&self.rollout), phase });
     }
 }
 

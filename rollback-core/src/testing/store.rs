@@ -46,6 +46,7 @@ pub async fn all(store: &dyn Store) {
     requests_reach_the_driver_in_order(store).await;
     requests_come_again_until_they_are_heard(store).await;
     requests_follow_a_rollout_to_its_new_driver(store).await;
+    requests_are_numbered_after_what_was_heard(store).await;
     many_requests_at_once_get_a_number_each(store).await;
     nobody_asks_a_rollout_that_is_over(store).await;
     history_is_newest_first_and_limited(store).await;
@@ -327,6 +328,18 @@ pub async fn requests_follow_a_rollout_to_its_new_driver(store: &dyn Store) {
     ok(store.update(&claimed, serial).await, "claiming");
     assert_eq!(numbers(store, &new).await, [1, 2], "the new driver must hear what the old one had not");
     assert_eq!(numbers(store, &old).await, [0; 0], "the old driver still hears");
+}
+
+/// A record that came from elsewhere may have heard more than was asked here. What is asked of it now is still heard.
+pub async fn requests_are_numbered_after_what_was_heard(store: &dyn Store) {
+    let driver = DriverId::fresh();
+    let driven = Record { driver: Some(driver.clone()), heard: 3, ..record(&subject()) };
+    let serial = ok(store.create(&driven).await, "create");
+    ok(store.ask(&driven.id, &request(Ask::Abort)).await, "ask");
+    assert_eq!(numbers(store, &driver).await, [4], "a request must be numbered after what its record has heard");
+    ok(store.update(&Record { heard: 7, ..driven.clone() }, serial).await, "update");
+    ok(store.ask(&driven.id, &request(Ask::Abort)).await, "ask");
+    assert_eq!(numbers(store, &driver).await, [8], "a request must be numbered after what its record has heard");
 }
 
 /// Concurrent requests are all kept, under numbers of their own.

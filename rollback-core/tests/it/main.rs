@@ -6,10 +6,13 @@ mod engine;
 mod gates;
 #[cfg(feature = "mock")]
 mod mocks;
+#[cfg(all(feature = "sql", unix))]
+mod processes;
 mod properties;
 mod records;
 mod search;
 mod served;
 mod stores;
 mod support;
+mod sweeps;
 mod transcripts;

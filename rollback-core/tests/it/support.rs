@@ -4,6 +4,10 @@ pub(crate) mod away;
 #[cfg(feature = "sql")]
 pub(crate) mod postgres;
 pub(crate) mod scene;
+#[cfg(all(feature = "sql", unix))]
+pub(crate) mod target;
+#[cfg(all(feature = "sql", unix))]
+pub(crate) mod trace;
 
 /// Says on standard error that a test is skipped, past the test harness, which hides what a passing test prints.
 ///

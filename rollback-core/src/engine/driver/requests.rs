@@ -1,6 +1,16 @@
 //! What people ask of the rollout.
 
-use super::*;
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use super::{Driver, GATHER};
+use crate::engine::live::Asking;
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::Note;
+use crate::request::{Ask, Request};
+use crate::rollout::What;
+use crate::state::{Event, Hold, Interrupted, State};
+use crate::wake::Bell;
 
 impl Driver {
     pub(super) fn rung(&mut self) {

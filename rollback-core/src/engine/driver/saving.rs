@@ -1,6 +1,19 @@
 //! The record: saved before anything is attempted, compared when an answer is lost.
 
-use super::*;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use super::{Answer, Driver, SAVE_EVERY, Saving, backoff};
+use crate::engine::call::bounded;
+use crate::engine::live::{Phase, Status};
+use crate::error::{Error, ErrorKind, Result};
+use crate::listener::RolloutEvent;
+use crate::model::Serial;
+use crate::rollout::Entry;
+use crate::store::Record;
 
 impl Driver {
     pub(super) fn save_now(&mut self) {
@@ -13,6 +26,9 @@ impl Driver {
     }
 
     pub(super) fn save(&mut self, now: Instant) {
+        if self.edition == self.saved {
+            self.save_at = None;
+        }
         match self.saving {
             Saving::No if self.edition > self.saved && self.save_at.is_some_and(|at| now >= at) => {
                 self.save_at = None;
