@@ -1300,7 +1300,7 @@ preflight
   Proved: shifting 0
   Refused: refused, the candidate already serves, alone
   Failed, Drifted: refused, w
-  Expired, Expired with only the candidate: refused, preflight took too long
+  Expired, Expired with only the candidate: refused, preflight had no answer in time
   Aborted: refused, aborted by ana before anything changed: w
   Held: preflight held, Paused until 9
   Held: preflight held, Unhealthy until 9
@@ -1433,7 +1433,7 @@ rolling back, failed stuck
   GivenUp: abandoned, given up by ana: w
 promoted
 rolled back, failed
-refused, preflight took too long
+refused, preflight had no answer in time
 abandoned, somebody else changed the target: w
 ";
 }

@@ -8,6 +8,7 @@ mod gates;
 mod mocks;
 #[cfg(all(feature = "sql", unix))]
 mod processes;
+mod properties;
 mod records;
 mod search;
 mod served;
