@@ -504,7 +504,8 @@ impl State {
             // The driver before may have begun to go back when it could not save, and died: what it began is finished, not
             // left half way. Why it went back is lost with it, so the candidate is not condemned.
             Progress::Due(effect) if bakes && past.came_with_the_takeover() => {
-                let why = format!("the driver before may have gone back without a save: it died, and due again is: {effect}");
+                let why =
+                    format!("the driver before may have gone back without a save: it died, and due again is: {effect}");
                 Turn::Tell(Event::Tripped(Cause::Drifted { why: Note::new(why) }))
             }
             Progress::Due(effect) if bakes => {

@@ -1,10 +1,8 @@
 //! What was seen of a run, and the properties that it must have: one function a property of the design.
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
-
-use std::sync::Arc;
 
 use super::{Disturbance, Fault};
 use crate::{
@@ -13,8 +11,7 @@ use crate::{
     gate::Standing,
     model::{Attempt, Goal, Nonce, Progress, Serial, Weight},
     plan::Plan,
-    rollout::Rollout,
-    rollout::What as Told,
+    rollout::{Rollout, What as Told},
     state::{Cause, State, Versions, settles},
     testing::clock::TestClock,
 };
@@ -101,6 +98,10 @@ const PROPERTIES: &[Property] = &[
 ];
 
 impl Trace {
+    /// How many lines are printed, at most.
+    const BEGINNING: usize = 80;
+    const END: usize = 120;
+
     /// All properties; the first broken one says what was seen.
     pub(super) fn check(&self, facts: &Facts) -> Result<(), String> {
         PROPERTIES.iter().try_for_each(|property| property(self, facts))
@@ -125,9 +126,9 @@ impl Trace {
     }
 
     fn landed(&self, nonce: &Nonce, before: usize) -> bool {
-        self.0[..before].iter().any(|line| {
-            matches!(&line.what, What::Landed { nonce: landed, answer: Ok(()), .. } if landed == nonce)
-        })
+        self.0[..before]
+            .iter()
+            .any(|line| matches!(&line.what, What::Landed { nonce: landed, answer: Ok(()), .. } if landed == nonce))
     }
 
     /// The record that held this attempt before it was sent.
@@ -151,7 +152,9 @@ fn saved(line: &Line) -> Option<(&Line, &Arc<Rollout>)> {
 }
 
 fn wall(at: Duration) -> Timestamp {
-    TestClock::START.saturating_add(SignedDuration::try_from(at).unwrap_or(SignedDuration::MAX)).unwrap_or(Timestamp::MAX)
+    TestClock::START
+        .saturating_add(SignedDuration::try_from(at).unwrap_or(SignedDuration::MAX))
+        .unwrap_or(Timestamp::MAX)
 }
 
 fn p1_after_a_decision_nothing_asks_for_more_candidate(trace: &Trace, _: &Facts) -> Result<(), String> {
@@ -166,7 +169,8 @@ fn p1_after_a_decision_nothing_asks_for_more_candidate(trace: &Trace, _: &Facts)
 
 fn p2_promoted_is_what_the_last_look_saw_and_every_gate_agreed(trace: &Trace, _: &Facts) -> Result<(), String> {
     ends_as_seen(trace, "P2", Goal::Candidate, Weight::ALL, |state| matches!(state, State::Promoted))?;
-    for (_, rollout) in trace.saved().filter(|(_, rollout)| matches!(rollout.state, State::Promoting | State::Promoted)) {
+    for (_, rollout) in trace.saved().filter(|(_, rollout)| matches!(rollout.state, State::Promoting | State::Promoted))
+    {
         if let Some(slot) = rollout.gates.iter().find(|slot| slot.standing != Standing::Healthy) {
             return Err(format!("P2: it is promoted while gate {} is {}", slot.name, slot.standing));
         }
@@ -179,7 +183,8 @@ fn p3_rolled_back_is_what_the_last_look_saw(trace: &Trace, _: &Facts) -> Result<
 }
 
 fn ends_as_seen(trace: &Trace, name: &str, wanted: Goal, all: Weight, end: fn(&State) -> bool) -> Result<(), String> {
-    let Some(place) = trace.0.iter().position(|line| saved(line).is_some_and(|(_, rollout)| end(&rollout.state))) else {
+    let Some(place) = trace.0.iter().position(|line| saved(line).is_some_and(|(_, rollout)| end(&rollout.state)))
+    else {
         return Ok(());
     };
     let last = trace.0[..place].iter().rev().find_map(|line| match &line.what {
@@ -207,9 +212,8 @@ fn p4_an_attempt_is_saved_before_it_is_sent(trace: &Trace, _: &Facts) -> Result<
 /// Rule 9: a rollback goes ahead when its save was tried for a second.
 fn goes_ahead(trace: &Trace, place: usize, line: &Line, goal: Goal, attempt: &Attempt) -> bool {
     let waited = wall(line.at).duration_since(attempt.at) >= SignedDuration::from_secs(1);
-    let saved_since = trace
-        .saved_before(place)
-        .any(|(save, _)| save.process == line.process && wall(save.at) > attempt.at);
+    let saved_since =
+        trace.saved_before(place).any(|(save, _)| save.process == line.process && wall(save.at) > attempt.at);
     goal == Goal::Baseline && waited && !saved_since
 }
 
@@ -259,10 +263,14 @@ fn p6_no_attempt_is_sent_twice(trace: &Trace, _: &Facts) -> Result<(), String> {
     Ok(())
 }
 
-fn p6_an_unanswered_wish_is_not_repeated_before_it_is_seen_or_settled(trace: &Trace, facts: &Facts) -> Result<(), String> {
+fn p6_an_unanswered_wish_is_not_repeated_before_it_is_seen_or_settled(
+    trace: &Trace,
+    facts: &Facts,
+) -> Result<(), String> {
     let Versions::Unchecked { settle } = facts.capabilities.versions else { return Ok(()) };
     for (place, line, goal, attempt) in trace.entered() {
-        for (earlier, _, _, other) in trace.entered().filter(|(earlier, _, wish, _)| *earlier < place && *wish == goal) {
+        for (earlier, _, _, other) in trace.entered().filter(|(earlier, _, wish, _)| *earlier < place && *wish == goal)
+        {
             let known = trace.landed(&other.nonce, place) || refused(trace, earlier, place);
             if !known && wall(line.at) < settles(other, settle) {
                 return Err(format!("P6: {} repeats {}, which may still land", attempt.nonce, other.nonce));
@@ -316,7 +324,12 @@ fn p7_a_restart_forgets_nothing(trace: &Trace, _: &Facts) -> Result<(), String> 
         if before_line.process != line.process && !kept {
             return Err(format!(
                 "P7: process {} leaves {} with the deadline {:?}, and process {} takes up {} with {:?}",
-                before_line.process, before.state.name(), before.deadline, line.process, now.state.name(), now.deadline
+                before_line.process,
+                before.state.name(),
+                before.deadline,
+                line.process,
+                now.state.name(),
+                now.deadline
             ));
         }
         if now.log.len() < before.log.len() {
@@ -335,7 +348,11 @@ fn p8_no_state_outlives_its_deadline(trace: &Trace, facts: &Facts) -> Result<(),
             && now.entered != before.entered
             && now.entered.duration_since(deadline) > grace
         {
-            return Err(format!("P8: {} lasts until {}, its deadline was {deadline}", before.state.name(), now.entered));
+            return Err(format!(
+                "P8: {} lasts until {}, its deadline was {deadline}",
+                before.state.name(),
+                now.entered
+            ));
         }
         if before.state.is_open() && before.deadline.is_none() {
             return Err(format!("P8: {} has no deadline", before.state.name()));
@@ -436,7 +453,15 @@ fn p18_the_record_says_why(trace: &Trace, facts: &Facts) -> Result<(), String> {
 
 impl fmt::Display for Trace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for line in &self.0 {
+        // A run that does not end has a trace that nobody reads to the end.
+        let cut = self.0.len().saturating_sub(Self::BEGINNING + Self::END);
+        for (place, line) in self.0.iter().enumerate() {
+            if cut > 0 && (Self::BEGINNING..Self::BEGINNING + cut).contains(&place) {
+                if place == Self::BEGINNING {
+                    writeln!(f, "            {cut} lines were cut here")?;
+                }
+                continue;
+            }
             write!(f, "{:>10.3}s  {}  ", line.at.as_secs_f64(), line.process)?;
             let late = |late: &bool| if *late { " late" } else { "" };
             match &line.what {
@@ -457,7 +482,9 @@ impl fmt::Display for Trace {
                     let stale = if *stale { " with a stale version" } else { "" };
                     match answer {
                         Ok(()) => writeln!(f, "#{number} lands{}{stale} ({nonce})", late(l)),
-                        Err(kind) => writeln!(f, "#{number} arrives{}{stale} and is refused: {kind} ({nonce})", late(l)),
+                        Err(kind) => {
+                            writeln!(f, "#{number} arrives{}{stale} and is refused: {kind} ({nonce})", late(l))
+                        }
                     }
                 }
                 What::Writing { number } => writeln!(f, "#{number} writes the record"),
@@ -474,5 +501,188 @@ impl fmt::Display for Trace {
             }?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{
+        fakes::Fake,
+        sweep::{Scenario, Sweep},
+    };
+
+    /// The trace of a ready-made scenario that goes well.
+    async fn seen(fake: &Fake, scenario: &str) -> (Trace, Facts) {
+        let scenarios = Scenario::ready_made(fake).await;
+        let scenario = scenarios.iter().find(|it| it.name() == scenario).expect("a ready-made scenario");
+        let (trace, facts) = Sweep::of(fake).undisturbed(scenario).await;
+        assert_eq!(trace.check(&facts), Ok(()));
+        (trace, facts)
+    }
+
+    /// What is broken when the trace is doctored like this.
+    async fn broken(fake: Fake, scenario: &str, doctor: impl Fn(&mut Vec<Line>)) -> String {
+        let (mut trace, facts) = seen(&fake, scenario).await;
+        doctor(&mut trace.0);
+        trace.check(&facts).expect_err("the doctored trace breaks a property")
+    }
+
+    async fn hears(wanted: &str, text: impl Future<Output = String>) {
+        let text = text.await;
+        assert!(text.starts_with(wanted), "instead of {wanted:?} it says {text:?}");
+    }
+
+    fn checked() -> Fake {
+        Fake::new("v1", "v2")
+    }
+
+    fn unchecked() -> Fake {
+        checked().unchecked(Duration::from_secs(15))
+    }
+
+    fn place(lines: &[Line], wanted: impl Fn(&What) -> bool) -> usize {
+        lines.iter().position(|line| wanted(&line.what)).expect("the run has such a line")
+    }
+
+    fn saved_as(state: &'static str) -> impl Fn(&What) -> bool {
+        move |what| matches!(what, What::Saved { rollout, .. } if rollout.state.name() == state)
+    }
+
+    fn entered(forward: bool) -> impl Fn(&What) -> bool {
+        move |what| matches!(what, What::Entered { goal, .. } if goal.is_forward() == forward)
+    }
+
+    fn rewrite(line: &mut Line, change: impl FnOnce(&mut Rollout)) {
+        let What::Saved { rollout, .. } = &mut line.what else { panic!("no save: {line:?}") };
+        change(Arc::make_mut(rollout));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn p1_hears_a_forward_call_after_the_decision() {
+        let text = broken(checked(), "bad canary", |lines| {
+            let forward = lines.remove(place(lines, entered(true)));
+            let decided = place(lines, saved_as("rolling_back"));
+            lines.insert(decided + 1, forward);
+        });
+        hears("P1: ", text).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn p2_and_p3_hear_an_end_that_no_look_has_seen() {
+        for (scenario, end, says) in [("canary", "promoted", "P2: "), ("bad canary", "rolled_back", "P3: ")] {
+            let text = broken(checked(), scenario, |lines| {
+                let end = place(lines, saved_as(end));
+                let look = lines[..end].iter().rposition(|line| matches!(line.what, What::Looked { .. }));
+                lines.remove(look.expect("a last look"));
+            });
+            hears(says, text).await;
+        }
+        let text = broken(checked(), "canary", |lines| {
+            let promoting = place(lines, saved_as("promoting"));
+            rewrite(&mut lines[promoting], |rollout| rollout.gates[0].standing = Standing::Inconclusive);
+        });
+        hears("P2: ", text).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn p4_hears_an_attempt_that_was_not_saved() {
+        let text = broken(checked(), "canary", |lines| drop(lines.remove(place(lines, saved_as("shifting")))));
+        hears("P4: ", text).await;
+        // A rollback without its save, within a second.
+        let text = broken(checked(), "bad canary", |lines| drop(lines.remove(place(lines, saved_as("rolling_back")))));
+        hears("P4: ", text).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn p5_hears_a_driver_that_goes_on_after_another_took_over() {
+        let text = broken(checked(), "canary", |lines| {
+            let save = place(lines, saved_as("shifting"));
+            lines[save].process = 1;
+        });
+        hears("P5: process 0 sends", text).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn p6_hears_a_call_that_is_made_twice() {
+        let twice = |lines: &mut Vec<Line>| {
+            let call = place(lines, entered(true));
+            lines.insert(call + 1, lines[call].clone());
+        };
+        hears("P6: ", broken(checked(), "canary", twice)).await;
+        // The same wish under another name, before the first one is known to have landed.
+        let text = broken(unchecked(), "canary", |lines| {
+            let saved = place(lines, saved_as("shifting"));
+            let call = place(lines, entered(true));
+            let other = Nonce::try_from("another").expect("a nonce");
+            let (mut save, mut again) = (lines[saved].clone(), lines[call].clone());
+            rewrite(&mut save, |rollout| rollout.attempt.as_mut().expect("an attempt").nonce = other.clone());
+            if let What::Entered { attempt, .. } = &mut again.what {
+                attempt.nonce = other.clone();
+            }
+            lines.splice(call + 1..call + 1, [save, again]);
+        });
+        hears("P6: another repeats", text).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn p7_hears_what_the_record_has_forgotten() {
+        let text = broken(checked(), "bad canary", |lines| {
+            for line in lines.iter_mut().filter(|line| saved(line).is_some()) {
+                rewrite(line, |rollout| rollout.gates[0].tripped = None);
+            }
+        });
+        hears("P7: the record goes back because of gate errors", text).await;
+        let text = broken(checked(), "canary", |lines| {
+            let promoted = place(lines, saved_as("promoted"));
+            rewrite(&mut lines[promoted], |rollout| rollout.gates[0].judged = 0);
+        });
+        hears("P7: gate errors had", text).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn p8_p11_p13_p14_p15_and_p18_hear_what_breaks_them() {
+        let text = broken(checked(), "canary", |lines| {
+            let baking = place(lines, saved_as("baking"));
+            rewrite(&mut lines[baking], |rollout| rollout.deadline = Some(TestClock::START));
+            for line in &mut lines[baking + 1..] {
+                if saved(line).is_some() {
+                    rewrite(line, |rollout| rollout.entered = wall(Duration::from_secs(9000)));
+                }
+            }
+        });
+        hears("P8: baking lasts until", text).await;
+        let text = broken(checked(), "canary", |lines| {
+            let promoted = place(lines, saved_as("promoted"));
+            rewrite(&mut lines[promoted], |rollout| {
+                let change = Arc::make_mut(&mut rollout.change);
+                change.baseline = change.candidate.clone();
+            });
+        });
+        hears("P11: ", text).await;
+        let text = broken(checked(), "canary", |lines| {
+            let shifting = place(lines, saved_as("shifting"));
+            rewrite(&mut lines[shifting], |rollout| rollout.state = State::Baking { step: 1, watched: Duration::ZERO });
+        });
+        hears("P13: ", text).await;
+        let text = broken(checked(), "aborted while baking", |lines| {
+            let asked = place(lines, |what| matches!(what, What::Asked));
+            for line in &mut lines[asked + 1..] {
+                line.at += Duration::from_secs(2);
+            }
+        });
+        hears("P14: ", text).await;
+        // P7 hears this one too, and earlier.
+        let (mut trace, facts) = seen(&checked(), "bad canary").await;
+        let back = trace.0.remove(place(&trace.0, entered(false)));
+        trace.0.push(back);
+        let text = p15_after_the_end_nothing_is_asked_for(&trace, &facts).expect_err("a call after the end");
+        assert!(text.starts_with("P15: "), "{text}");
+        let text = broken(checked(), "bad canary", |lines| {
+            let rested = place(lines, |what| matches!(what, What::Rested { .. }));
+            let What::Rested { rollout } = &mut lines[rested].what else { unreachable!("just found") };
+            Arc::make_mut(rollout).log.retain(|entry| !matches!(entry.what, Told::Tripped { .. }));
+        });
+        hears("P18: ", text).await;
     }
 }
