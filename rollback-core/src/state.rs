@@ -698,7 +698,7 @@ pub struct Past<'a> {
     pub versions: Versions,
     /// Whether anything was asked for since this state was entered.
     pub asked: bool,
-    /// The time now.
+    /// When the look was begun: it shows nothing that landed later.
     pub now: Timestamp,
 }
 

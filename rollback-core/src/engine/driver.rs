@@ -49,7 +49,7 @@ const REPEAT_TROUBLE: SignedDuration = SignedDuration::from_secs(60);
 /// What comes back from a call.
 enum Answer {
     Proved(Result<Readiness>),
-    Looked { goal: Goal, turn: u64, result: Result<Observed> },
+    Looked { goal: Goal, turn: u64, begun: Timestamp, result: Result<Observed> },
     Shifted { nonce: Nonce, goal: Goal, result: Result<()> },
     Judged { gate: usize, verdict: Verdict },
     Hooked { hook: usize, last: bool, missed: bool, result: Result<()> },
@@ -243,7 +243,7 @@ impl Driver {
             self.prove(now);
             self.ask_gates(now, wall);
             self.pass(now, wall);
-            self.look(now);
+            self.look(now, wall);
             self.send(now, wall);
             self.confirm(now, wall);
         }
@@ -540,7 +540,7 @@ impl Driver {
             // Who is leaving saves and learns whether its shift was heard, and begins nothing more.
             _ if self.stopping => {}
             Answer::Proved(result) => self.proved(result, wall),
-            Answer::Looked { goal, turn, result } => self.looked(goal, turn, result, wall),
+            Answer::Looked { goal, turn, begun, result } => self.looked(goal, turn, begun, result, wall),
             Answer::Judged { gate, verdict } => self.judged(gate, verdict, wall),
             Answer::Hooked { hook, last, missed, result } => self.hooked(hook, last, missed, result, wall),
         }

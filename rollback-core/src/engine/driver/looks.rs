@@ -24,7 +24,7 @@ impl Driver {
         self.shifting.as_ref().is_some_and(|(_, under_way)| Some(*under_way) == goal)
     }
 
-    pub(super) fn look(&mut self, now: Instant) {
+    pub(super) fn look(&mut self, now: Instant, begun: Timestamp) {
         if self.looking || !self.looks() || self.look_at.is_none_or(|at| now < at) {
             return;
         }
@@ -35,11 +35,18 @@ impl Driver {
         let rollout = Arc::clone(&self.rollout);
         self.calls.spawn(async move {
             let look = async move { backend.observe(&rollout.change, goal, rollout.attempt.as_ref()).await };
-            Answer::Looked { goal, turn, result: bounded(limit, look).await }
+            Answer::Looked { goal, turn, begun, result: bounded(limit, look).await }
         });
     }
 
-    pub(super) fn looked(&mut self, goal: Goal, turn: u64, result: Result<Observed>, wall: Timestamp) {
+    pub(super) fn looked(
+        &mut self,
+        goal: Goal,
+        turn: u64,
+        begun: Timestamp,
+        result: Result<Observed>,
+        wall: Timestamp,
+    ) {
         if turn != self.turn || self.rollout.state.goal(&self.rollout.plan) != Some(goal) {
             return;
         }
@@ -61,7 +68,8 @@ impl Driver {
             inherited: self.rollout.inherited,
             versions: self.target.capabilities.versions,
             asked: self.rollout.tries.is_some(),
-            now: wall,
+            // What landed while the look was on its way, the look has not seen.
+            now: begun,
         };
         let turn = self.rollout.state.heed(self.rollout.terms(), &look, &past);
         let version = look.version.clone();
