@@ -62,7 +62,7 @@ impl Stage {
         let folder = folder.unwrap_or_else(|| {
             let user = std::env::var("USER").or_else(|_| std::env::var("USERNAME")).unwrap_or_default();
             let user: String = user.chars().filter(|c| c.is_ascii_alphanumeric()).collect();
-            std::env::temp_dir().join(format!("rollback-quickstart-{user}"))
+            std::env::temp_dir().join(format!("rollback-quickstart-{user}").trim_end_matches('-'))
         });
         let unusable =
             |e: io::Error| Error::invalid(format!("cannot use {} as state folder", folder.display())).because(e);

@@ -41,7 +41,7 @@ pub trait DeploymentBackend: fmt::Debug + Send + Sync + 'static {
     /// How far the target is from `goal`, and what is due next. Has no effects.
     ///
     /// `last` is the last attempt in the record: while its version is still the target's, an answer may be on its way,
-    /// and [`Observed::landed`] says whether its nonce or its effect was seen.
+    /// and [`Observed::landed`] says whether it is known to have landed.
     ///
     /// # Errors
     /// Whatever kept it from looking. The engine looks again until the state's deadline.

@@ -19,13 +19,18 @@ use std::{
     collections::{BTreeMap, HashMap},
     fmt,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
-use tokio::{sync::Semaphore, task::JoinSet, time::Instant};
+use tokio::{
+    sync::Semaphore,
+    task::{JoinHandle, JoinSet},
+    time::Instant,
+};
+use tracing::Instrument as _;
 
 use self::{
     call::bounded,
@@ -76,8 +81,9 @@ pub(crate) struct Inner {
     /// The rollouts driven here; `None` while one is being created or claimed.
     live: Mutex<HashMap<RolloutId, Option<Arc<Live>>>>,
     posts: Mutex<Vec<Post>>,
-    beating: OnceLock<()>,
-    adopting: AtomicBool,
+    /// The tasks that beat and that look for orphans; they end with the runtime they were started on.
+    beating: Mutex<Option<JoinHandle<()>>>,
+    looking_for_orphans: Mutex<Option<JoinHandle<()>>>,
     stopping: AtomicBool,
 }
 
@@ -246,8 +252,8 @@ impl Builder {
             targets: Mutex::default(),
             live: Mutex::default(),
             posts: Mutex::new(posts(self.listeners)?),
-            beating: OnceLock::new(),
-            adopting: AtomicBool::new(false),
+            beating: Mutex::default(),
+            looking_for_orphans: Mutex::default(),
             stopping: AtomicBool::new(false),
         };
         Ok(Engine { inner: Arc::new(inner) })
@@ -312,7 +318,7 @@ impl Engine {
     /// What kept the store from answering.
     pub async fn resume_all(&self) -> Result<Resumed> {
         self.inner.ensure_beating().await?;
-        self.inner.adopting.store(true, Ordering::Release);
+        self.inner.look_for_orphans();
         let begun = Instant::now();
         let lease = self.inner.pulse.lease();
         let first = self.inner.open().await?;
@@ -722,8 +728,9 @@ impl Inner {
             return handle;
         }
         lock(&self.live).insert(rollout.id().clone(), Some(Arc::clone(&live)));
+        let span = tracing::info_span!("rollout", rollout = %rollout.id(), target = %target.id);
         let driver = Driver::new(Arc::clone(self), Arc::clone(target), live, rollout, serial, heard, proof);
-        tokio::spawn(driver.run());
+        tokio::spawn(driver.run().instrument(span));
         handle
     }
 
@@ -762,31 +769,48 @@ impl Inner {
 
     /// The first beat, and the task that goes on with it.
     async fn ensure_beating(self: &Arc<Self>) -> Result<()> {
-        if self.beating.get().is_some() {
+        if is_running(&lock(&self.beating)) {
             return Ok(());
         }
         self.retried("telling the store that this process lives", || self.beat()).await?;
-        let inner = Arc::downgrade(self);
-        self.beating.get_or_init(|| {
-            tokio::spawn(async move {
-                let mut orphans = Orphans::default();
-                while let Some(inner) = inner.upgrade() {
-                    let pause = inner.pulse.interval();
-                    if inner.stopping() && lock(&inner.live).is_empty() {
-                        break;
-                    }
-                    if let Err(e) = inner.beat().await {
-                        tracing::warn!("the store did not hear that this process lives: {}", e.chain());
-                    }
-                    if inner.adopting.load(Ordering::Acquire) && !inner.stopping() {
-                        inner.adopt(&mut orphans).await;
-                    }
-                    drop(inner);
-                    tokio::time::sleep(pause).await;
-                }
-            });
-        });
+        let mut beating = lock(&self.beating);
+        if !is_running(&beating) {
+            *beating = Some(tokio::spawn(Self::go_on_beating(Arc::downgrade(self))));
+        }
         Ok(())
+    }
+
+    async fn go_on_beating(inner: Weak<Self>) {
+        while let Some(inner) = inner.upgrade().filter(|inner| !inner.is_done()) {
+            if let Err(e) = inner.beat().await {
+                tracing::warn!("the store did not hear that this process lives: {}", e.chain());
+            }
+            let pause = inner.pulse.interval();
+            drop(inner);
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// In a task of its own: however long it takes to take a rollout up, the beat goes on.
+    fn look_for_orphans(self: &Arc<Self>) {
+        let mut looking = lock(&self.looking_for_orphans);
+        if !is_running(&looking) {
+            *looking = Some(tokio::spawn(Self::go_on_looking(Arc::downgrade(self))));
+        }
+    }
+
+    async fn go_on_looking(inner: Weak<Self>) {
+        let mut seen = HashMap::new();
+        while let Some(inner) = inner.upgrade().filter(|inner| !inner.stopping()) {
+            inner.adopt(&mut seen).await;
+            let pause = inner.pulse.lease() / 4;
+            drop(inner);
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        self.stopping() && lock(&self.live).is_empty()
     }
 
     async fn beat(&self) -> Result<()> {
@@ -801,24 +825,21 @@ impl Inner {
         Ok(())
     }
 
-    /// Takes up rollouts whose driver has not beaten for the lease, by our own clock.
-    async fn adopt(self: &Arc<Self>, orphans: &mut Orphans) {
-        let now = Instant::now();
-        if orphans.next.is_some_and(|next| now < next) {
-            return;
-        }
-        orphans.next = Some(now + self.pulse.lease() / 4);
+    /// Takes up rollouts whose driver has not beaten for the lease, by our own clock. `seen` holds the claims of others
+    /// and since when their driver has not beaten.
+    async fn adopt(self: &Arc<Self>, seen: &mut HashMap<RolloutId, (Claim, Instant)>) {
         let open = match self.open().await {
             Ok(open) => open,
             Err(e) => return tracing::warn!("the store did not list the open rollouts: {}", e.chain()),
         };
-        let mut seen = HashMap::new();
+        let now = Instant::now();
+        let mut before = std::mem::take(seen);
         for claim in open {
             if lock(&self.live).contains_key(&claim.id) || self.target(&claim.subject).is_none() {
                 continue;
             }
             let mine = claim.driver.as_ref().is_none_or(|driver| *driver == self.driver);
-            let since = match orphans.seen.remove(&claim.id) {
+            let since = match before.remove(&claim.id) {
                 Some((same, since)) if same == claim => since,
                 _ => now,
             };
@@ -832,15 +853,11 @@ impl Inner {
                 Err(e) => tracing::warn!(rollout = %claim.id, "cannot be taken up: {}", e.chain()),
             }
         }
-        orphans.seen = seen;
     }
 }
 
-/// Open rollouts of other processes, and since when their driver has not beaten.
-#[derive(Default)]
-struct Orphans {
-    seen: HashMap<RolloutId, (Claim, Instant)>,
-    next: Option<Instant>,
+fn is_running(task: &Option<JoinHandle<()>>) -> bool {
+    task.as_ref().is_some_and(|task| !task.is_finished())
 }
 
 /// Why a rollout was not started.

@@ -1,6 +1,6 @@
 //! A guarded rollout on this machine, for real: see `--help`.
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+use std::{io::Write, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Parser, Subcommand};
 use rollback_core::{
@@ -38,7 +38,7 @@ struct Args {
     /// Kill this process with v2 half way in; run it again to see the rollout resumed and finished.
     #[arg(long)]
     crash: bool,
-    /// Keep the record and the processes' addresses here [default: rollback-quickstart-<user> under the system's folder
+    /// Keep the record and the processes' addresses here [default: rollback-quickstart-USER under the system's folder
     /// for temporary files].
     #[arg(long, value_name = "FOLDER")]
     state: Option<PathBuf>,
@@ -87,7 +87,7 @@ async fn run(args: Args) -> Result<u8> {
     let (address, found) = stage.set().await?;
     let admin = address.admin();
     let router = if found { "found again" } else { "started" };
-    println!("100 requests a second go to http://{}/ (router {router})", address.users);
+    say(format!("100 requests a second go to http://{}/ (router {router})", address.users));
 
     // From here on it is what a tool of your own would do.
     let mut engine = Engine::builder(store).lease(LEASE).listener(Progress::new());
@@ -103,7 +103,7 @@ async fn run(args: Args) -> Result<u8> {
             .look_every(Duration::from_millis(200), Duration::from_millis(500)),
     )?;
     let rollout = if resuming {
-        println!("an earlier run left its rollout unfinished: resuming it");
+        say("an earlier run left its rollout unfinished: resuming it");
         resume(&engine).await?
     } else {
         let v2 = if args.healthy { Build::good("v2") } else { Build::bad("v2") };
@@ -114,22 +114,31 @@ async fn run(args: Args) -> Result<u8> {
         outcome = rollout.finished() => outcome,
         _ = tokio::signal::ctrl_c() => {
             engine.shutdown(SHUTDOWN).await;
-            eprintln!("interrupted; run it again within a minute or so, and it goes on from here");
+            say("interrupted; run it again, and it goes on from here");
             return Ok(130);
         }
     };
     engine.shutdown(SHUTDOWN).await;
 
-    println!("\n{}", timeline::report(&outcome.rollout, &admin.look().await?, &admin.counts().await?));
-    println!("the record is in {}", stage.store().display());
-    if !outcome.rollout.state.is_open() {
+    say(format!("\n{}", timeline::report(&outcome.rollout, &admin.look().await?, &admin.counts().await?)));
+    say(format!("the record is in {}", stage.store().display()));
+    if outcome.rollout.state.is_open() {
+        say(format!("it is left as it is; remove {} to start over", stage.folder().display()));
+    } else {
         stage.strike().await;
     }
     Ok(status(&outcome))
 }
 
+/// Tells whoever listens. A rollout does not end because its reader has gone away.
+fn say(text: impl AsRef<str>) {
+    let _ = writeln!(std::io::stdout(), "{}", text.as_ref());
+}
+
 async fn connect(stage: &Stage) -> Result<Sql> {
-    Sql::connect(&format!("sqlite:{}", stage.store().display())).await
+    // In a URL these two are not themselves.
+    let path = stage.store().display().to_string().replace('%', "%25").replace('?', "%3F");
+    Sql::connect(&format!("sqlite:{path}")).await
 }
 
 /// Takes up the one rollout that is open. Its driver is dead: only one process at a time has the folder.
@@ -174,7 +183,7 @@ struct Crash;
 impl Listener for Crash {
     fn on(&self, event: &RolloutEvent) {
         if matches!(event.what, What::Entered { to: State::Baking { .. } }) {
-            println!("killing this process now; run it again to see the rollout resumed");
+            say("killing this process now; run it again to see the rollout resumed");
             // A real SIGKILL, which nothing can clean up after. Where there is none, its status will do.
             let _ = std::process::Command::new("sh").args(["-c", "kill -9 $PPID"]).status();
             std::process::exit(137);

@@ -86,6 +86,8 @@ impl Scene {
                     effects.push(effect.to_string());
                     let attempt = self.attempt(goal, &look);
                     self.proxy.shift(&self.change, goal, &attempt).await.unwrap();
+                    let after = self.proxy.observe(&self.change, goal, Some(&attempt)).await.unwrap();
+                    assert!(after.landed, "the attempt's nonce is on the target");
                 }
                 other => panic!("{other:?}"),
             }
@@ -206,6 +208,32 @@ async fn what_users_have_in_front_of_them_survives_the_router() {
     assert_eq!(scene.reach(split(40)).await, [""; 0]);
     assert_eq!(scene.look(split(40)).await, before);
     assert_eq!(scene.hundred().await, (40, 0));
+}
+
+#[tokio::test]
+async fn a_release_that_is_let_go_of_finishes_what_it_has_begun() {
+    let mut scene = Scene::set("drain", Build { slow: 100, ..Build::good("v2") }).await;
+    scene.reach(Goal::Candidate).await;
+    let users = scene.router.users;
+    let (back, mut is_back) = tokio::sync::oneshot::channel::<()>();
+    let crowd = tokio::spawn(async move {
+        let mut asking = Vec::new();
+        while is_back.try_recv().is_err() {
+            asking.push(tokio::spawn(http::get(users, "/")));
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        asking
+    });
+    while !scene.admin().counts().await.unwrap().contains_key("v2") {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // The first slow answer has come: there are always some under way by now, and so when the traffic turns back.
+    scene.reach(Goal::Baseline).await;
+    back.send(()).unwrap();
+    for answer in crowd.await.unwrap() {
+        let answer = answer.await.unwrap().unwrap();
+        assert!(answer.status().is_success(), "{answer:?}");
+    }
 }
 
 #[tokio::test]

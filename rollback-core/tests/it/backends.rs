@@ -598,6 +598,14 @@ impl DeploymentBackend for LyingBackend {
             Lie::RemembersInMemory if goal == Goal::Baseline && !forward => {
                 Err(Error::new(ErrorKind::Internal, "this process knows of no way back"))
             }
+            Lie::BackOnlyFromRest if goal == Goal::Baseline => {
+                // The engine asks at least once, whatever failed before the rollback.
+                let look = self.observe(change, goal, None).await?;
+                if let Progress::Failed(why) = look.progress {
+                    return Err(Error::new(ErrorKind::Unsupported, why.as_str()));
+                }
+                fake.shift(change, goal, attempt).await
+            }
             Lie::SaysReachedIsInvalid => {
                 if fake.observe(change, goal, None).await?.progress == Progress::Reached {
                     return Err(Error::invalid("nothing to do"));

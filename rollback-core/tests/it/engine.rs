@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use rollback_core::{
     ErrorKind,
-    engine::{Busy, Engine, Handle, NewRollout, Outcome, Target, WayBack},
+    engine::{Busy, NewRollout, WayBack},
     gate::{self, NoData, Policy},
     hook::{Exit, Hook},
     model::{Actor, Revision, TargetId, Weight},
@@ -13,71 +13,15 @@ use rollback_core::{
     request::{Ask, Request},
     rollout::What,
     state::{Abandonment, Cause, Hold, Refusal, State},
-    store::{Memory, Store},
+    store::Store,
     strategy::{AskPerson, Never},
     testing::{
-        clock::TestClock,
         fakes::{Fake, Fault, Happened},
         gates::{Answer, Scripted},
     },
 };
 
-const MINUTE: Duration = Duration::from_secs(60);
-
-/// An engine on a memory store, with a test clock.
-struct Scene {
-    store: Memory,
-    clock: TestClock,
-    engine: Engine,
-}
-
-impl Scene {
-    fn new() -> Self {
-        Self::on(Memory::new(), TestClock::new())
-    }
-
-    /// Another process on the same store.
-    fn on(store: Memory, clock: TestClock) -> Self {
-        let engine = Engine::builder(store.clone()).clock(clock.clone()).build().unwrap();
-        Self { store, clock, engine }
-    }
-
-    fn target(&self, target: Target) {
-        self.engine.register(target).unwrap();
-    }
-
-    async fn start(&self, plan: Plan) -> Handle {
-        self.engine.start(deploy(plan)).await.unwrap()
-    }
-}
-
-fn deploy(plan: Plan) -> NewRollout {
-    NewRollout::new("checkout", Revision::new("v2").unwrap(), plan).unwrap().by("ana").unwrap().because("release 42")
-}
-
-fn canary() -> Plan {
-    Plan::canary([10, 50, 100], MINUTE).unwrap()
-}
-
-fn checkout(fake: &Fake) -> Target {
-    Target::new("checkout", fake.clone()).unwrap()
-}
-
-fn states(outcome: &Outcome) -> Vec<&'static str> {
-    let entered = |what: &What| match what {
-        What::Entered { to } => Some(to.name()),
-        _ => None,
-    };
-    outcome.rollout.log.iter().filter_map(|entry| entered(&entry.what)).collect()
-}
-
-/// Waits until the rollout is in this state.
-async fn until(handle: &Handle, state: &str) {
-    let mut handle = handle.clone();
-    while handle.status().state.name() != state {
-        assert!(handle.changed().await.is_some(), "it ended as {} before it was {state}", handle.status());
-    }
-}
+use crate::support::scene::{MINUTE, Scene, canary, checkout, deploy, states, until, until_over};
 
 #[tokio::test(start_paused = true)]
 async fn a_healthy_candidate_is_promoted_step_by_step() {
@@ -312,11 +256,6 @@ async fn strategies_hold_for_a_person_or_stop_where_they_are() {
     handle.give_up("ben", "we fix it forward").await.unwrap();
     until_over(&handle).await;
     assert!(matches!(handle.status().state, State::Abandoned { why: Abandonment::GivenUp { .. } }));
-}
-
-async fn until_over(handle: &Handle) {
-    let mut handle = handle.clone();
-    while handle.status().state.is_open() && handle.changed().await.is_some() {}
 }
 
 #[tokio::test(start_paused = true)]
@@ -656,4 +595,19 @@ async fn nothing_sealed_is_in_any_event_log_status_or_error() {
         assert!(!text.contains(&secret), "{text}");
     }
     assert!(!fake.trace().iter().any(|seen| matches!(seen.what, Happened::Moved(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_effect_that_stays_due_though_it_is_accepted_is_asked_for_at_a_pace() {
+    let (scene, fake) = (Scene::new(), Fake::new("v1", "v2").parts(2, Duration::from_millis(10)));
+    scene.target(checkout(&fake));
+    let handle = scene.start(Plan::all_at_once(MINUTE).unwrap()).await;
+    until(&handle, "baking").await;
+    // Follows when it was restarted so often; a target that shows late what it was asked for looks the same.
+    fake.stick(1, "v2", 40);
+    let asked = tokio::time::Instant::now();
+    handle.abort("ben", "orders are missing").await.unwrap();
+    let outcome = handle.finished().await;
+    assert!(matches!(outcome.rollout.state, State::RolledBack { .. }), "{outcome}");
+    assert!(asked.elapsed() > MINUTE / 2, "40 restarts within {:?}", asked.elapsed());
 }

@@ -3,6 +3,10 @@
 mod backends;
 mod engine;
 mod gates;
+#[cfg(all(feature = "sql", unix))]
+mod processes;
 mod search;
 mod stores;
 mod support;
+mod sweeps;
+mod transcripts;

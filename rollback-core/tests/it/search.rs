@@ -114,15 +114,15 @@ fn broken(machine: &Machine, before: &World, step: Step, after: &World) -> Optio
     if matches!(state, State::Promoted) && after.serving != Serving::Candidate {
         return Some("P2: promoted means that only the candidate serves");
     }
-    if let (Some(_), Step::Save(d) | Step::GoAheadUnsaved(d) | Step::FindTheRecordChanged(d)) = (sent, step) {
-        if usize::from(before.record.driver) != d {
-            return Some("P5: a driver whose rollout was taken over asks for nothing more");
-        }
+    if let (Some(_), Step::Save(d) | Step::GoAheadUnsaved(d) | Step::FindTheRecordChanged(d)) = (sent, step)
+        && usize::from(before.record.driver) != d
+    {
+        return Some("P5: a driver whose rollout was taken over asks for nothing more");
     }
-    if let Some(call) = sent.filter(|_| !machine.rules.checked) {
-        if before.under_way.iter().flatten().any(|earlier| earlier.goal == call.goal) {
-            return Some("P6: the same goal is not asked for twice while the first may still land");
-        }
+    if let Some(call) = sent.filter(|_| !machine.rules.checked)
+        && before.under_way.iter().flatten().any(|earlier| earlier.goal == call.goal)
+    {
+        return Some("P6: the same goal is not asked for twice while the first may still land");
     }
     if matches!(state, State::Abandoned { why: Abandonment::Drifted { .. } }) && !after.ahead {
         return Some("P9: what we did ourselves is not drift");

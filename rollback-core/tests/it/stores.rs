@@ -226,12 +226,26 @@ mod sql {
         let store = folder.store().await;
         let taken = record("taken");
         store.create(&taken).await.expect("create");
+        // Its first record is new, its second is refused.
+        let (new, rival) = (record("new"), record("taken"));
+        let elsewhere = Folder::new();
+        let other = elsewhere.store().await;
+        other.create(&new).await.expect("create");
+        other.create(&rival).await.expect("create");
+        let export = other.export().await.expect("export");
+
+        let before = folder.commits();
         let mut creates = tokio::task::JoinSet::new();
         for n in 0..50 {
-            let store = store.clone();
+            let (store, export) = (store.clone(), export.clone());
             // Every fifth goes for the subject that is busy.
             let record = if n % 5 == 0 { record("taken") } else { record(&format!("free-{n}")) };
-            creates.spawn(async move { (n, store.create(&record).await, store.load(&record.id).await) });
+            creates.spawn(async move {
+                if n == 25 {
+                    refused(store.import(&export).await, ErrorKind::Conflict, &["taken"]);
+                }
+                (n, store.create(&record).await, store.load(&record.id).await)
+            });
         }
         for (n, created, loaded) in creates.join_all().await {
             if n % 5 == 0 {
@@ -242,6 +256,9 @@ mod sql {
                 assert_eq!(loaded.expect("what was said to be saved is there").1, Serial(1));
             }
         }
+        refused(store.load(&new.id).await, ErrorKind::NotFound, &[]);
+        let commits = folder.commits() - before;
+        assert!((1..=10).contains(&commits), "51 writes at once, some refused, took {commits} commits");
     }
 
     #[tokio::test]
@@ -257,7 +274,8 @@ mod sql {
             tokio::select! {
                 biased;
                 () = async { for _ in 0..round % 5 { tokio::task::yield_now().await } } => {}
-                done = update => { done.expect("nobody else updates"); }
+                // One that was given up earlier may have landed since we loaded.
+                done = update => assert!(done.is_ok_and(|n| n == serial.next()) || landed(&store, &first, serial).await),
             }
         }
         // Writes are done in turn: when this one is done, those given up are done or will never be.
@@ -309,6 +327,31 @@ mod sql {
                 refused(loaded, ErrorKind::NotFound, &[]);
             } else {
                 created.expect("a small record fits");
+                loaded.expect("what was said to be saved is there");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_write_that_takes_its_transaction_with_it_fails_alone() {
+        let folder = Folder::new();
+        let store = folder.store().await;
+        // As SQLite does by itself when a disk fills up or fails in the middle of a statement.
+        let trap = "CREATE TRIGGER trap BEFORE INSERT ON rollback_rollouts WHEN new.subject = 'target-7'
+            BEGIN SELECT raise(ROLLBACK, 'gone'); END";
+        store.batch(trap).await.expect("batch");
+        let mut creates = tokio::task::JoinSet::new();
+        for n in 0..20 {
+            let store = store.clone();
+            let record = record(&format!("target-{n}"));
+            creates.spawn(async move { (n, store.create(&record).await, store.load(&record.id).await) });
+        }
+        for (n, created, loaded) in creates.join_all().await {
+            if n == 7 {
+                refused(created, ErrorKind::Invalid, &["refused the record", &folder.name()]);
+                refused(loaded, ErrorKind::NotFound, &[]);
+            } else {
+                created.expect("the others are saved");
                 loaded.expect("what was said to be saved is there");
             }
         }
@@ -553,6 +596,10 @@ mod sql {
             bytes[at..at + 4].copy_from_slice(&value.to_be_bytes());
             fs::write(path, bytes).expect("write");
         }
+    }
+
+    async fn landed(store: &Sql, record: &Record, since: Serial) -> bool {
+        store.load(&record.id).await.expect("load").1 > since
     }
 
     async fn connect(url: &str) -> Sql {

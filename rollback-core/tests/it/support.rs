@@ -1,7 +1,13 @@
-//! What the tests need from outside.
+//! What the tests share, and what they need from outside.
 
+pub(crate) mod away;
 #[cfg(feature = "sql")]
 pub(crate) mod postgres;
+pub(crate) mod scene;
+#[cfg(all(feature = "sql", unix))]
+pub(crate) mod target;
+#[cfg(all(feature = "sql", unix))]
+pub(crate) mod trace;
 
 /// Says on standard error that a test is skipped, past the test harness, which hides what a passing test prints.
 ///

@@ -1,6 +1,19 @@
 //! Gates: asked side by side, counted by their policies, acted on by the strategy.
 
-use super::*;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use super::{Answer, Driver, SAVE_EVERY, Turns, later};
+use crate::engine::call::bounded;
+use crate::gate::{Finding, NoData, Verdict, Window};
+use crate::model::{GateName, Note, Weight};
+use crate::rollout::{Kind, What};
+use crate::state::{Cause, Event, Hold, State};
+use crate::strategy::{AskPerson, Decision, RollbackStrategy as _};
 
 impl Driver {
     pub(super) fn ask_gates(&mut self, now: Instant, wall: Timestamp) {
@@ -35,7 +48,7 @@ impl Driver {
 
     fn window(&self, gate: usize, wall: Timestamp) -> Window {
         let change = &self.rollout.change;
-        let step = self.rollout.state.step().unwrap_or(self.rollout.plan.steps().len() - 1);
+        let step = self.rollout.state.step().unwrap_or_else(|| self.rollout.plan.steps().len() - 1);
         Window {
             rollout: change.rollout.clone(),
             target: change.target.clone(),

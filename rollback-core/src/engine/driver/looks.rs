@@ -1,6 +1,17 @@
 //! Look, save, act.
 
-use super::*;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use super::{Answer, Driver, Pending, SAVE_EVERY, TRIES, TRIES_BACK, UNSAVED_AFTER, backoff, later};
+use crate::engine::call::{bounded, kept};
+use crate::error::{ErrorKind, Result};
+use crate::model::{Attempt, Effect, Goal, Nonce, Note, Observed, Progress, Serial, Version, Weight};
+use crate::rollout::{Tries, What};
+use crate::state::{Event, Past, State, Turn, Versions, settles};
 
 impl Driver {
     pub(super) fn looks(&self) -> bool {
@@ -147,6 +158,17 @@ impl Driver {
     pub(super) fn send(&mut self, now: Instant, wall: Timestamp) {
         let Some(pending) = &self.pending else { return };
         let attempt = self.rollout.attempt.clone().expect("a pending attempt is in the record");
+        if let Versions::Unchecked { settle } = self.target.capabilities.versions
+            && attempt.goal.is_forward()
+            && wall >= later(attempt.at, settle / 4)
+        {
+            // The settle time runs from the decision. A call that goes out late in it could land when it counts as
+            // settled; this one never went out, so look again.
+            self.pending = None;
+            self.change().attempt_closed = true;
+            self.look_at = Some(now);
+            return self.save_by(SAVE_EVERY);
+        }
         let saved = self.saved >= pending.edition;
         let proven = self.proof.is_some_and(|proof| self.inner.pulse.proves(proof, now, wall));
         let unsaved = attempt.goal == Goal::Baseline && now >= pending.since + UNSAVED_AFTER;
@@ -179,9 +201,12 @@ impl Driver {
         let wanted = self.rollout.state.goal(&self.rollout.plan) == Some(goal);
         let now = Instant::now();
         let Err(e) = result else {
-            if wanted {
+            if wanted && self.rollout.tries.as_ref().is_none_or(|tries| tries.count == 1) {
                 self.look_backoff = backoff(self.target.pace.busy);
                 self.look_at = Some(now);
+            } else if wanted {
+                // Accepted, and due all the same: asking faster than the target can follow uses up all tries at once.
+                self.look_at = Some(now + self.next_backoff());
             }
             return;
         };

@@ -1,6 +1,19 @@
 //! The record: saved before anything is attempted, compared when an answer is lost.
 
-use super::*;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use super::{Answer, Driver, SAVE_EVERY, Saving, backoff};
+use crate::engine::call::bounded;
+use crate::engine::live::{Phase, Status};
+use crate::error::{Error, ErrorKind, Result};
+use crate::listener::RolloutEvent;
+use crate::model::Serial;
+use crate::rollout::Entry;
+use crate::store::Record;
 
 impl Driver {
     pub(super) fn save_now(&mut self) {
@@ -13,6 +26,9 @@ impl Driver {
     }
 
     pub(super) fn save(&mut self, now: Instant) {
+        if self.edition == self.saved {
+            self.save_at = None;
+        }
         match self.saving {
             Saving::No if self.edition > self.saved && self.save_at.is_some_and(|at| now >= at) => {
                 self.save_at = None;
@@ -117,13 +133,14 @@ impl Driver {
         for (_, Entry { at, what }) in self.untold.drain(..told) {
             self.inner.tell(&self.target, &RolloutEvent { rollout: Arc::clone(&self.rollout), at, what });
         }
-        let answered = self.answers.iter().take_while(|(edition, ..)| *edition <= saved).count();
-        for (_, asking, answer) in self.answers.drain(..answered) {
-            asking.answer(answer);
-        }
         let phase = if self.rollout.state.is_open() { Phase::Driven } else { Phase::Over };
         if self.edition == self.saved || phase == Phase::Driven {
             self.live.publish(Status { rollout: Arc::clone(&self.rollout), phase });
+        }
+        // After the status, so that who asked finds there what came of it.
+        let answered = self.answers.iter().take_while(|(edition, ..)| *edition <= saved).count();
+        for (_, asking, answer) in self.answers.drain(..answered) {
+            asking.answer(answer);
         }
     }
 

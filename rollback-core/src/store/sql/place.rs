@@ -51,8 +51,8 @@ impl Place {
 
     /// What a failed commit means: nobody knows, whatever the code says.
     pub(super) fn unknown(&self, error: sqlx::Error) -> Error {
-        let why = self.sort(error);
-        Error::new(ErrorKind::Unavailable, why.to_string()).because(why.chain())
+        let cause = error.to_string();
+        Error::new(ErrorKind::Unavailable, self.sort(error).to_string()).because(cause)
     }
 
     /// What an error of the operating system means.

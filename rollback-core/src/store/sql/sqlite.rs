@@ -126,9 +126,18 @@ struct Writer {
     connection: Option<SqliteConnection>,
 }
 
-/// How a transaction of many went wrong.
+/// What a transaction does about a write that is refused.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Care {
+    /// It ends there: most have none, and need not pay for the other.
+    None,
+    /// Each write has a savepoint, and it goes on with the next.
+    Savepoints,
+}
+
+/// How a transaction went wrong.
 enum Broken {
-    /// Nothing of it is saved: one of its writes took it down.
+    /// Nothing of it is saved: one of its writes was refused and took it down.
     Before(Error),
     /// It could not begin, or its commit failed: repeating it at once would not help, or might do it twice.
     Beyond(Error),
@@ -141,15 +150,19 @@ impl Writer {
             // Whoever has stopped waiting would have to look anyway; let them find that nothing happened.
             batch.retain(|job| !job.reply.is_closed());
             let jobs = std::mem::take(&mut batch);
-            match self.transact(&jobs).await {
-                Err(Broken::Before(_)) if jobs.len() > 1 => {
-                    // One write that cannot be done, such as a record too large for the disk, must not fail others.
-                    for job in jobs {
-                        let outcome = self.transact(std::slice::from_ref(&job)).await;
-                        answer(vec![job], outcome);
-                    }
+            let mut outcome = self.transact(&jobs, Care::None).await;
+            if matches!(outcome, Err(Broken::Before(_))) && jobs.len() > 1 {
+                // One was refused, as happens now and then; this time only that one is taken back.
+                outcome = self.transact(&jobs, Care::Savepoints).await;
+            }
+            if matches!(outcome, Err(Broken::Before(_))) && jobs.len() > 1 {
+                // One took the transaction with it, such as a record too large for the disk.
+                for job in jobs {
+                    let outcome = self.transact(std::slice::from_ref(&job), Care::None).await;
+                    answer(vec![job], outcome);
                 }
-                outcome => answer(jobs, outcome),
+            } else {
+                answer(jobs, outcome);
             }
         }
         if let Some(connection) = self.connection {
@@ -157,8 +170,8 @@ impl Writer {
         }
     }
 
-    /// Runs all of them in one transaction, each under a savepoint, and commits once.
-    async fn transact(&mut self, jobs: &[Job]) -> Result<Vec<Result<Answer>>, Broken> {
+    /// Runs all of them in one transaction, and commits once.
+    async fn transact(&mut self, jobs: &[Job], care: Care) -> Result<Vec<Result<Answer>>, Broken> {
         if jobs.is_empty() {
             return Ok(Vec::new());
         }
@@ -167,7 +180,7 @@ impl Writer {
             Some(connection) => connection,
             none => none.insert(self.options.connect().await.map_err(|e| Broken::Beyond(place.sort(e)))?),
         };
-        let outcome = transact(connection, jobs, place).await;
+        let outcome = transact(connection, jobs, care, place).await;
         // A full disk may have ended the transaction already: then there is none to roll back, and the code is 1.
         if outcome.is_err() {
             let clean = match sqlx::raw_sql("ROLLBACK").execute(&mut *connection).await {
@@ -186,16 +199,19 @@ impl Writer {
 async fn transact(
     connection: &mut SqliteConnection,
     jobs: &[Job],
+    care: Care,
     place: &Place,
 ) -> Result<Vec<Result<Answer>>, Broken> {
     exec(connection, "BEGIN IMMEDIATE", place).await.map_err(Broken::Beyond)?;
     let mut answers = Vec::with_capacity(jobs.len());
     for job in jobs {
-        let next = if answers.is_empty() { "SAVEPOINT one" } else { "RELEASE one; SAVEPOINT one" };
-        exec(connection, next, place).await.map_err(Broken::Before)?;
-        let answer = job.write.run(&mut Session::sqlite(connection, place), job.keep).await;
-        match answer {
-            Ok(_) => answers.push(answer),
+        if care == Care::Savepoints {
+            let next = if answers.is_empty() { "SAVEPOINT one" } else { "RELEASE one; SAVEPOINT one" };
+            exec(connection, next, place).await.map_err(Broken::Before)?;
+        }
+        match job.write.run(&mut Session::sqlite(connection, place), job.keep).await {
+            Ok(answer) => answers.push(Ok(answer)),
+            Err(why) if care == Care::None => return Err(Broken::Before(why)),
             Err(why) => match exec(connection, "ROLLBACK TO one", place).await {
                 Ok(()) => answers.push(Err(why)),
                 Err(_) => return Err(Broken::Before(why)),

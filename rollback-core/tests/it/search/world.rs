@@ -580,11 +580,11 @@ impl Machine {
             then.drivers[d].doing = Some((record, false));
             out.push((Step::Hear(d, heard), then));
             // Rule 4: with the attempt in the same save, where a look came in time.
-            if self.is_back(state) && matches!(self.state(state), State::RollingBack { .. }) {
-                if let Do::Shift = self.look(&w, &record, w.drivers[d].inherited) {
-                    then.drivers[d].doing = Some((self.attempt(&w, record), true));
-                    out.push((Step::Hear(d, heard), then));
-                }
+            if matches!(self.state(state), State::RollingBack { .. })
+                && let Do::Shift = self.look(&w, &record, w.drivers[d].inherited)
+            {
+                then.drivers[d].doing = Some((self.attempt(&w, record), true));
+                out.push((Step::Hear(d, heard), then));
             }
         }
     }
