@@ -5,7 +5,10 @@ use std::{path::Path, time::Duration};
 
 use rollback_benches::{Figures, Fleet, measures, quick, two_cores};
 use rollback_core::store::{Memory, Sql};
-use sqlx::{ConnectOptions as _, SqliteConnection, sqlite::SqliteConnectOptions, sqlite::SqliteJournalMode, sqlite::SqliteSynchronous};
+use sqlx::{
+    ConnectOptions as _, SqliteConnection, sqlite::SqliteConnectOptions, sqlite::SqliteJournalMode,
+    sqlite::SqliteSynchronous,
+};
 use tokio::time::sleep;
 
 /// Trips are spread over the gates' interval, so that they meet the fleet in every phase of it.

@@ -110,7 +110,7 @@ async fn killed_again_and_again(seed: u64, kills: usize) -> Tally {
                 break;
             }
             let last = stage.tail.read().iter().rfind(|line| line.pid == pid);
-            *tally.kills.entry(last.map_or("nothing yet".into(), |line| phase(&line.what))).or_default() += 1;
+            *tally.kills.entry(last.map_or_else(|| "nothing yet".into(), |line| phase(&line.what))).or_default() += 1;
         }
         let mut child = stage.start(&job, Role::Drives);
         stage.until("it ends", |_, _| child.ended().is_some()).await;
