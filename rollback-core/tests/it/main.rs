@@ -3,6 +3,10 @@
 mod backends;
 mod engine;
 mod gates;
+#[cfg(all(feature = "http", feature = "prometheus"))]
+mod http;
+#[cfg(all(feature = "http", feature = "prometheus"))]
+mod prometheus;
 mod search;
 mod stores;
 mod support;
