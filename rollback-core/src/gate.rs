@@ -3,6 +3,8 @@
 mod combine;
 mod policy;
 mod signal;
+#[cfg(feature = "compare")]
+pub mod source;
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
