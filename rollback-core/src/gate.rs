@@ -7,6 +7,8 @@ mod policy;
 #[cfg(feature = "prometheus")]
 pub mod prometheus;
 mod signal;
+#[cfg(feature = "compare")]
+pub mod source;
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
