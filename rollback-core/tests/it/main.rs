@@ -7,6 +7,8 @@ mod gates;
 mod http;
 #[cfg(all(feature = "http", feature = "prometheus"))]
 mod prometheus;
+#[cfg(all(feature = "http", feature = "prometheus", feature = "compare"))]
+mod prometheus_source;
 mod search;
 mod stores;
 mod support;

@@ -488,13 +488,13 @@ fn of(candidate: &str) -> Change {
     Change { candidate: Revision::new(candidate).unwrap(), ..change() }
 }
 
-fn now() -> f64 {
+pub(crate) fn now() -> f64 {
     let now: Timestamp = SystemClock.now();
     now.as_millisecond() as f64 / 1000.0
 }
 
 /// Of a metric that nobody else writes, on a server that may not be ours.
-fn fresh_name(kind: &str) -> String {
+pub(crate) fn fresh_name(kind: &str) -> String {
     let id = rollback_core::model::DriverId::fresh();
     format!("test_{kind}_{}", id.as_str().replace('-', "_"))
 }
