@@ -10,6 +10,12 @@ mod mocks;
 mod processes;
 mod properties;
 mod records;
+#[cfg(all(feature = "http", feature = "prometheus"))]
+mod http;
+#[cfg(all(feature = "http", feature = "prometheus"))]
+mod prometheus;
+#[cfg(all(feature = "http", feature = "prometheus", feature = "compare"))]
+mod prometheus_source;
 mod search;
 mod served;
 mod stores;
