@@ -5,6 +5,8 @@ mod policy;
 mod signal;
 #[cfg(feature = "compare")]
 pub mod source;
+#[cfg(feature = "compare")]
+pub mod stats;
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
