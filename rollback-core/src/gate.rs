@@ -4,6 +4,8 @@ mod combine;
 mod policy;
 mod signal;
 #[cfg(feature = "compare")]
+pub mod sequential;
+#[cfg(feature = "compare")]
 pub mod source;
 #[cfg(feature = "compare")]
 pub mod stats;
