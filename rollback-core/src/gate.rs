@@ -8,7 +8,11 @@ mod policy;
 pub mod prometheus;
 mod signal;
 #[cfg(feature = "compare")]
+pub mod sequential;
+#[cfg(feature = "compare")]
 pub mod source;
+#[cfg(feature = "compare")]
+pub mod stats;
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
