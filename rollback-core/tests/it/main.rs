@@ -3,6 +3,8 @@
 mod backends;
 mod engine;
 mod gates;
+#[cfg(feature = "receiver")]
+mod receiver;
 mod search;
 mod stores;
 mod support;
