@@ -407,6 +407,46 @@ impl Engine {
         self.inner.live_one(id).map(Handle::new)
     }
 
+    /// The rollout as last saved, wherever it is driven.
+    ///
+    /// # Errors
+    /// `NotFound` when there is none of this id; else what kept the store from answering, or its record from being read.
+    pub async fn rollout(&self, id: &RolloutId) -> Result<Arc<Rollout>> {
+        if let Some(handle) = self.handle(id) {
+            return Ok(handle.status());
+        }
+        let (record, _) = bounded(self.inner.patience(), self.inner.store.load(id)).await?;
+        Ok(Arc::new(Rollout::from_record(&record)?))
+    }
+
+    /// The open rollout of this target, as last saved, and whether this process drives it. Asks the store only where no
+    /// rollout of the target is driven here.
+    #[cfg(feature = "receiver")]
+    pub(crate) async fn open_rollout(&self, target: &TargetId) -> Result<Option<(Arc<Rollout>, bool)>> {
+        let here = || {
+            let live = lock(&self.inner.live);
+            let mut driven = live.values().flatten().map(|live| Handle::new(Arc::clone(live)).status());
+            driven.find(|rollout| rollout.change.target == *target && rollout.state.is_open())
+        };
+        if let Some(rollout) = here() {
+            return Ok(Some((rollout, true)));
+        }
+        let Some(claim) = self.inner.open().await?.into_iter().find(|claim| claim.subject == *target) else {
+            return Ok(None);
+        };
+        // It may have been started here while the store was asked.
+        match here() {
+            Some(rollout) => Ok(Some((rollout, true))),
+            None => Ok(Some((self.rollout(&claim.id).await?, claim.driver.as_ref() == Some(&self.inner.driver)))),
+        }
+    }
+
+    /// The time now, by the engine's clock.
+    #[cfg(feature = "receiver")]
+    pub(crate) fn now(&self) -> jiff::Timestamp {
+        self.inner.clock.now()
+    }
+
     /// How many events listeners were too slow to be told, by this engine and its targets.
     pub fn dropped_events(&self) -> u64 {
         let targets: u64 = lock(&self.inner.targets).values().flat_map(|target| &target.posts).map(Post::dropped).sum();
@@ -518,7 +558,12 @@ impl Inner {
     }
 
     async fn open(&self) -> Result<Vec<Claim>> {
-        bounded(self.pulse.lease().max(Duration::from_secs(10)), self.store.open()).await
+        bounded(self.patience(), self.store.open()).await
+    }
+
+    /// How long the store may take to answer a question that no rollout waits for.
+    fn patience(&self) -> Duration {
+        self.pulse.lease().max(Duration::from_secs(10))
     }
 
     // ---------------------------------------------------------------------------------------------------------- start

@@ -1,5 +1,7 @@
 //! Health gates: what judges a candidate, how its verdicts count, and the built-in combinations.
 
+#[cfg(feature = "alertmanager")]
+mod alertmanager;
 mod combine;
 #[cfg(feature = "http")]
 pub mod http;
@@ -25,6 +27,8 @@ use serde_json::Value;
 pub use self::http::Http;
 #[cfg(feature = "prometheus")]
 pub use self::prometheus::Prometheus;
+#[cfg(feature = "alertmanager")]
+pub use self::alertmanager::{Alertmanager, Preexisting};
 pub use self::{
     combine::{All, Any, AtLeast, DryRun, FromFn, all, any, at_least, dry_run, from_fn},
     policy::{Finding, NoData, Policy, Skip, Slot, Standing, Trip},
@@ -96,6 +100,8 @@ pub struct Window {
     pub baseline: RevisionId,
     /// The revision to judge.
     pub candidate: RevisionId,
+    /// When the rollout was created: what was wrong before cannot be the candidate's fault.
+    pub created: Timestamp,
     /// Index of the plan's step.
     pub step: usize,
     /// The candidate's share of traffic, as last observed.

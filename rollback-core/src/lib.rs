@@ -10,6 +10,8 @@ pub mod hook;
 pub mod listener;
 pub mod model;
 pub mod plan;
+#[cfg(feature = "receiver")]
+pub mod receiver;
 pub mod request;
 pub mod rollout;
 pub mod state;

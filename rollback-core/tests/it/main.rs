@@ -16,6 +16,8 @@ mod http;
 mod prometheus;
 #[cfg(all(feature = "http", feature = "prometheus", feature = "compare"))]
 mod prometheus_source;
+#[cfg(feature = "receiver")]
+mod receiver;
 mod search;
 mod served;
 mod stores;
