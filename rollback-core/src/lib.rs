@@ -22,6 +22,8 @@ pub mod strategy;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod wake;
+#[cfg(feature = "web")]
+pub mod web;
 
 pub use self::{
     error::{Error, ErrorKind, Result},
