@@ -84,7 +84,7 @@ impl<'a> Brief<'a> {
             State::RolledBack { .. } => format!("{baseline} alone, as a look has shown."),
             State::Refused { .. } => format!("{baseline}, as before: nothing was changed."),
             State::Abandoned { why: Abandonment::Drifted { why } } => {
-                format!("What somebody else put there: {why}. {}", self.seen())
+                format!("What somebody else put there: {why}.")
             }
             _ => self.seen(),
         }

@@ -122,14 +122,26 @@ impl<'a> Report<'a> {
         let mut blocks = Vec::new();
         if !rollout.not_restored.is_empty() {
             blocks.push(list(&rollout.not_restored));
-        } else if matches!(rollout.state, State::RolledBack { .. }) {
-            blocks.push(Block::Text("Nothing that anybody saw.".into()));
         } else {
-            blocks.push(Block::Text("Nothing was to be brought back.".into()));
+            blocks.push(Block::Text(
+                match rollout.state {
+                    State::RolledBack { .. } => "Nothing that anybody saw.",
+                    State::Abandoned { .. } | State::Stuck { .. } => "Nobody saw the baseline brought back.",
+                    _ => "Nothing had to be brought back.",
+                }
+                .into(),
+            ));
         }
-        if !rollout.readiness.not_restored.is_empty() {
+        let known: Vec<String> = rollout
+            .readiness
+            .not_restored
+            .iter()
+            .filter(|note| !rollout.not_restored.contains(note))
+            .map(Note::to_string)
+            .collect();
+        if !known.is_empty() {
             blocks.push(Block::Text("Known beforehand, of any way back:".into()));
-            blocks.push(list(&rollout.readiness.not_restored));
+            blocks.push(Block::List(known));
         }
         blocks
     }
@@ -206,26 +218,39 @@ impl<'a> Report<'a> {
         let mut blocks = vec![Block::Drawing];
         let times = &course.marks;
         if let Some(first) = times.first() {
-            let rows = times
-                .iter()
-                .map(|mark| vec![mark.name.into(), moment(mark.at), format!("+ {}", between(first.at, mark.at))]);
+            let rows = times.iter().map(|mark| vec![mark.name.into(), moment(mark.at), between(first.at, mark.at)]);
             let head = ["What", "When", "After the first"].into();
             let caption = "From breach to restored".into();
             blocks.push(Block::Table(Table { caption, head, rows: rows.collect() }));
         }
-        // In one order, and within one instant the weight that a look saw before what followed from it.
-        let weights =
-            rollout.weights.iter().map(|seen| (seen.at, 0, format!("seen: the candidate has {}", seen.weight)));
-        let log = rollout.log.iter().map(|entry| (entry.at, 1, entry.what.describe(&rollout.plan)));
-        let mut lines: Vec<(Timestamp, u8, String)> = weights.chain(log).collect();
-        lines.sort_by_key(|(at, order, _)| (*at, *order));
-        let rows = lines.into_iter().map(|(at, _, what)| {
-            vec![at.strftime("%H:%M:%S").to_string(), format!("+ {}", between(rollout.created, at)), what]
-        });
+        let rows = self
+            .lines()
+            .into_iter()
+            .map(|(at, what)| vec![at.strftime("%H:%M:%S").to_string(), between(rollout.created, at), what]);
         let head = ["Time, UTC", "After the start", "What"].into();
         let caption = format!("Everything since {}", moment(rollout.created));
         blocks.push(Block::Table(Table { caption, head, rows: rows.collect() }));
         blocks
+    }
+
+    /// The log and the weights that were seen, in one order: within one instant a weight comes before the arrival that it
+    /// led to.
+    fn lines(&self) -> Vec<(Timestamp, String)> {
+        let rollout = self.rollout;
+        let mut weights = rollout.weights.iter().peekable();
+        let mut lines = Vec::with_capacity(rollout.log.len() + rollout.weights.len());
+        for entry in &rollout.log {
+            let arrives = matches!(
+                entry.what,
+                What::Entered { to: State::Baking { .. } | State::Promoted | State::RolledBack { .. } }
+            );
+            while let Some(seen) = weights.next_if(|seen| seen.at < entry.at || (arrives && seen.at == entry.at)) {
+                lines.push((seen.at, format!("seen: the candidate has {}", seen.weight)));
+            }
+            lines.push((entry.at, entry.what.describe(&rollout.plan)));
+        }
+        lines.extend(weights.map(|seen| (seen.at, format!("seen: the candidate has {}", seen.weight))));
+        lines
     }
 
     fn gates(&self) -> Vec<Block> {

@@ -351,6 +351,22 @@ impl fmt::Display for Rollout {
 }
 
 impl What {
+    /// Its kind, as in the record and in messages: `entered`.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Claimed { .. } => "claimed",
+            Self::Entered { .. } => "entered",
+            Self::Attempted { .. } => "attempted",
+            Self::Troubled { .. } => "troubled",
+            Self::Tripped { .. } => "tripped",
+            Self::Judged { .. } => "judged",
+            Self::Asked { .. } => "asked",
+            Self::Hook { .. } => "hook",
+            Self::Cut { .. } => "cut",
+        }
+    }
+
     /// What happened, in one line for people.
     pub fn describe(&self, plan: &Plan) -> String {
         match self {

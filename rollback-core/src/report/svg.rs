@@ -30,6 +30,8 @@ struct Chart<'a> {
 const WIDTH: f64 = 960.0;
 const LEFT: f64 = 140.0;
 const RIGHT: f64 = 24.0;
+/// Beyond the last instant, so that what it came to can be seen.
+const TAIL: f64 = 16.0;
 const ROW: f64 = 18.0;
 const HIGH: f64 = 150.0;
 const BAND: f64 = 24.0;
@@ -83,7 +85,7 @@ impl Chart<'_> {
         for tick in 0..=5 {
             let at = self.from.saturating_add(span / 5 * tick).unwrap_or(self.to);
             let x = self.x(at);
-            let class = ["", "mid", "mid", "mid", "mid", "end"][tick as usize];
+            let class = if tick == 0 { "" } else { "mid" };
             writeln!(out, r#"<path class="grid" d="M{x:.1} {axis:.1}v5"/>"#)?;
             writeln!(out, r#"<text class="{class}" x="{x:.1}" y="{:.1}">{}</text>"#, axis + 19.0, self.offset(at))?;
         }
@@ -96,7 +98,7 @@ impl Chart<'_> {
             let (x, y) = (self.x(at), self.y(weight));
             if path.is_empty() { write!(path, "M{x:.1} {y:.1}")? } else { write!(path, "H{x:.1}V{y:.1}")? }
         }
-        write!(path, "H{:.1}", self.x(self.to))?;
+        write!(path, "H{:.1}", self.x(self.to) + TAIL)?;
         writeln!(out, r#"<path class="area" d="{path}V{:.1}H{:.1}Z"/>"#, self.y(0), self.x(self.from))?;
         writeln!(out, r#"<path class="weight" d="{path}"/>"#)
     }
@@ -154,12 +156,11 @@ impl Chart<'_> {
             let (x, y) = (self.x(mark.at), ROW * row as f64 + 14.0);
             let (class, beside) = if to_the_left { ("end", x - 6.0) } else { ("", x + 6.0) };
             writeln!(out, r#"<path class="mark" d="M{x:.1} {:.1}V{axis:.1}"/>"#, y - 10.0)?;
-            writeln!(
-                out,
-                r#"<text class="{class}" x="{beside:.1}" y="{y:.1}">{} at {}</text>"#,
-                mark.name,
-                self.offset(mark.at)
-            )?;
+            let when = match self.course.marks.first() {
+                Some(first) if first.at < mark.at => format!(", {} later", between(first.at, mark.at)),
+                _ => format!(" at {}", self.offset(mark.at)),
+            };
+            writeln!(out, r#"<text class="{class}" x="{beside:.1}" y="{y:.1}">{}{when}</text>"#, mark.name)?;
         }
         Ok(())
     }
@@ -197,7 +198,7 @@ impl Chart<'_> {
     fn x(&self, at: Timestamp) -> f64 {
         let span = self.to.duration_since(self.from).as_secs_f64();
         let share = if span > 0.0 { at.duration_since(self.from).as_secs_f64() / span } else { 0.0 };
-        LEFT + share.clamp(0.0, 1.0) * (WIDTH - LEFT - RIGHT)
+        LEFT + share.clamp(0.0, 1.0) * (WIDTH - LEFT - RIGHT - TAIL)
     }
 
     fn y(&self, percent: u8) -> f64 {

@@ -3,6 +3,8 @@
 mod backends;
 mod engine;
 mod gates;
+#[cfg(feature = "report")]
+mod reports;
 mod search;
 mod stores;
 mod support;
