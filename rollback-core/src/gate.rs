@@ -1,7 +1,11 @@
 //! Health gates: what judges a candidate, how its verdicts count, and the built-in combinations.
 
 mod combine;
+#[cfg(feature = "http")]
+pub mod http;
 mod policy;
+#[cfg(feature = "prometheus")]
+pub mod prometheus;
 mod signal;
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
@@ -11,6 +15,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
+#[cfg(feature = "http")]
+pub use self::http::Http;
+#[cfg(feature = "prometheus")]
+pub use self::prometheus::Prometheus;
 pub use self::{
     combine::{All, Any, AtLeast, DryRun, FromFn, all, any, at_least, dry_run, from_fn},
     policy::{Finding, NoData, Policy, Skip, Slot, Standing, Trip},
