@@ -666,6 +666,7 @@ impl Inner {
             inherited: None,
             tries: None,
             weight: None,
+            weights: Vec::new(),
             waiting_for: None,
             gates: target.gates.iter().map(|guard| Slot::new(guard.gate.name().clone())).collect(),
             approvals: Vec::new(),

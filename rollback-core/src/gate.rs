@@ -8,9 +8,9 @@ pub mod http;
 mod policy;
 #[cfg(feature = "prometheus")]
 pub mod prometheus;
-mod signal;
 #[cfg(feature = "compare")]
 pub mod sequential;
+mod signal;
 #[cfg(feature = "compare")]
 pub mod source;
 #[cfg(feature = "compare")]
@@ -23,12 +23,12 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
+#[cfg(feature = "alertmanager")]
+pub use self::alertmanager::{Alertmanager, Preexisting};
 #[cfg(feature = "http")]
 pub use self::http::Http;
 #[cfg(feature = "prometheus")]
 pub use self::prometheus::Prometheus;
-#[cfg(feature = "alertmanager")]
-pub use self::alertmanager::{Alertmanager, Preexisting};
 pub use self::{
     combine::{All, Any, AtLeast, DryRun, FromFn, all, any, at_least, dry_run, from_fn},
     policy::{Finding, NoData, Policy, Skip, Slot, Standing, Trip},

@@ -15,17 +15,35 @@ use jiff::Timestamp;
 
 use crate::rollout::{Rollout, What};
 
+#[cfg(any(feature = "email", feature = "webhook"))]
+mod channel;
+#[cfg(feature = "email")]
+mod email;
+#[cfg(feature = "report")]
+mod files;
 mod log;
 #[cfg(feature = "metrics")]
 mod metrics;
 #[cfg(feature = "progress")]
 mod progress;
+#[cfg(feature = "webhook")]
+mod slack;
+#[cfg(feature = "webhook")]
+mod webhook;
 
+#[cfg(any(feature = "email", feature = "webhook"))]
+pub use self::channel::{Tally, Tell};
+#[cfg(feature = "email")]
+pub use self::email::Email;
+#[cfg(feature = "report")]
+pub use self::files::ReportFiles;
 pub use self::log::Log;
 #[cfg(feature = "metrics")]
 pub use self::metrics::Metrics;
 #[cfg(feature = "progress")]
 pub use self::progress::Progress;
+#[cfg(feature = "webhook")]
+pub use self::{slack::Slack, webhook::Webhook};
 
 /// Is told what happens to rollouts, after it was saved.
 ///

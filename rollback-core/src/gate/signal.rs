@@ -31,12 +31,8 @@ use crate::{
 pub fn signal(name: &str) -> Result<(SignalGate, Signal)> {
     let name = GateName::try_from(name)?;
     let heard = Arc::new(Heard { gate: name.clone(), last: Mutex::default(), wakes: Mutex::default() });
-    let gate = SignalGate {
-        name,
-        heard: Arc::clone(&heard),
-        fresh_for: Duration::from_secs(60),
-        silence_is_healthy: false,
-    };
+    let gate =
+        SignalGate { name, heard: Arc::clone(&heard), fresh_for: Duration::from_secs(60), silence_is_healthy: false };
     Ok((gate, Signal(heard)))
 }
 

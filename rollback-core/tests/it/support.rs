@@ -3,15 +3,15 @@
 pub(crate) mod away;
 #[cfg(feature = "sql")]
 pub(crate) mod postgres;
+#[cfg(all(feature = "http", feature = "prometheus"))]
+pub(crate) mod prometheus;
+#[cfg(all(feature = "http", feature = "prometheus"))]
+pub(crate) mod raw;
 pub(crate) mod scene;
 #[cfg(all(feature = "sql", unix))]
 pub(crate) mod target;
 #[cfg(all(feature = "sql", unix))]
 pub(crate) mod trace;
-#[cfg(all(feature = "http", feature = "prometheus"))]
-pub(crate) mod prometheus;
-#[cfg(all(feature = "http", feature = "prometheus"))]
-pub(crate) mod raw;
 
 /// Says on standard error that a test is skipped, past the test harness, which hides what a passing test prints.
 ///

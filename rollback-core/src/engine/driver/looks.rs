@@ -109,13 +109,13 @@ impl Driver {
         let closed = look.landed && !self.rollout.attempt_closed && self.rollout.attempt.is_some();
         let fresh: Vec<Note> =
             look.not_restored.iter().filter(|note| !self.rollout.not_restored.contains(note)).cloned().collect();
-        let moved = weight.is_some() && weight != self.rollout.weight;
-        if !(restored || closed || moved) && fresh.is_empty() {
+        let moved = weight.filter(|weight| self.rollout.weight != Some(*weight));
+        if !(restored || closed || moved.is_some()) && fresh.is_empty() {
             return;
         }
         let rollout = self.change();
-        if moved {
-            rollout.weight = weight;
+        if let Some(weight) = moved {
+            rollout.weigh(wall, weight);
         }
         rollout.attempt_closed |= closed;
         rollout.not_restored.extend(fresh);
