@@ -3,8 +3,14 @@
 #[cfg(feature = "alertmanager")]
 mod alertmanager;
 mod combine;
+#[cfg(feature = "http")]
+pub mod http;
 mod policy;
+#[cfg(feature = "prometheus")]
+pub mod prometheus;
 mod signal;
+#[cfg(feature = "compare")]
+pub mod source;
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -15,6 +21,10 @@ use serde_json::Value;
 
 #[cfg(feature = "alertmanager")]
 pub use self::alertmanager::{Alertmanager, Preexisting};
+#[cfg(feature = "http")]
+pub use self::http::Http;
+#[cfg(feature = "prometheus")]
+pub use self::prometheus::Prometheus;
 pub use self::{
     combine::{All, Any, AtLeast, DryRun, FromFn, all, any, at_least, dry_run, from_fn},
     policy::{Finding, NoData, Policy, Skip, Slot, Standing, Trip},

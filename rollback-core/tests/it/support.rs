@@ -1,13 +1,19 @@
 //! What the tests need from outside.
 
+#[cfg(all(feature = "alertmanager", feature = "http", feature = "prometheus", feature = "receiver"))]
+pub(crate) mod alertmanager;
 #[cfg(feature = "sql")]
 pub(crate) mod postgres;
+#[cfg(all(feature = "http", feature = "prometheus"))]
+pub(crate) mod prometheus;
+#[cfg(all(feature = "http", feature = "prometheus"))]
+pub(crate) mod raw;
 
 /// Says on standard error that a test is skipped, past the test harness, which hides what a passing test prints.
 ///
 /// # Panics
 /// When `ROLLBACK_TEST_REQUIRE` is `all` or names what is missing.
-#[cfg(feature = "sql")]
+#[cfg(any(feature = "sql", all(feature = "http", feature = "prometheus")))]
 pub(crate) fn skip(missing: &str, why: &str) {
     use std::io::Write as _;
     let required = std::env::var("ROLLBACK_TEST_REQUIRE").unwrap_or_default();
