@@ -1,5 +1,7 @@
 //! All integration tests of the crate in one binary: linking is what two cores feel.
 
+#[cfg(all(feature = "alertmanager", feature = "http", feature = "prometheus", feature = "receiver"))]
+mod alertmanager;
 mod backends;
 mod bad_input;
 mod engine;

@@ -57,13 +57,21 @@ impl Server {
         if let Ok(url) = env::var("ROLLBACK_TEST_PROMETHEUS") {
             return Ok(Self { url: url.trim_end_matches('/').to_owned(), own: None });
         }
+        Self::own(&[("prometheus.yml", "global: {}\n")], &[])
+    }
+
+    /// One of our own, with these files, the first of which is its configuration, and these options more.
+    pub(crate) fn own(files: &[(&str, &str)], options: &[&str]) -> Result<Self, String> {
         let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
-        let config = folder.path().join("prometheus.yml");
-        std::fs::write(&config, "global: {}\n").map_err(|e| e.to_string())?;
+        for (name, text) in files {
+            std::fs::write(folder.path().join(name), text).map_err(|e| e.to_string())?;
+        }
+        let config = folder.path().join(files[0].0);
         let mut child = Command::new("prometheus")
             .arg(format!("--config.file={}", config.display()))
             .arg(format!("--storage.tsdb.path={}", folder.path().join("data").display()))
             .args(["--web.listen-address=127.0.0.1:0", "--web.enable-remote-write-receiver", "--log.level=info"])
+            .args(options)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -131,7 +139,7 @@ pub(crate) async fn saying(body: &str) -> Raw {
     Raw::page("200 OK", "Content-Type: application/json\r\n", body).await
 }
 
-fn client() -> reqwest::Client {
+pub(crate) fn client() -> reqwest::Client {
     // Plain HTTP, yet the builder wants to know how TLS is spoken.
     let ring = Arc::new(rustls::crypto::ring::default_provider());
     let tls = rustls::ClientConfig::builder_with_provider(ring)
