@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     model::{Actor, Attempt, Effect, GateName, Goal, Note, Observed, Progress, RolloutId, Serves, Weight},
-    plan::Plan,
+    plan::{Plan, Step},
 };
 
 /// What a rollout is attempting. Saved on entry, so it is also the write-ahead intent.
@@ -698,7 +698,7 @@ pub struct Past<'a> {
     pub versions: Versions,
     /// Whether anything was asked for since this state was entered.
     pub asked: bool,
-    /// The time now.
+    /// When the look was begun: it shows nothing that landed later.
     pub now: Timestamp,
 }
 
@@ -777,7 +777,11 @@ pub enum Turn {
 impl State {
     /// This state in a few words for people: `shifting to 25 % (step 2 of 4)`.
     pub fn describe(&self, plan: &Plan) -> String {
-        let at = |step: usize| format!("{} (step {} of {})", plan.steps()[step].weight, step + 1, plan.steps().len());
+        let at = |step: usize| match plan.steps().get(step) {
+            Some(Step { weight, .. }) => format!("{weight} (step {} of {})", step + 1, plan.steps().len()),
+            // Only in the log of a record that was damaged.
+            None => format!("step {}, which the plan lacks", step.saturating_add(1)),
+        };
         match self {
             Self::Preflight => "proving both ways".into(),
             Self::Shifting { step } => format!("shifting to {}", at(*step)),
@@ -1296,7 +1300,7 @@ preflight
   Proved: shifting 0
   Refused: refused, the candidate already serves, alone
   Failed, Drifted: refused, w
-  Expired, Expired with only the candidate: refused, preflight took too long
+  Expired, Expired with only the candidate: refused, preflight had no answer in time
   Aborted: refused, aborted by ana before anything changed: w
   Held: preflight held, Paused until 9
   Held: preflight held, Unhealthy until 9
@@ -1429,7 +1433,7 @@ rolling back, failed stuck
   GivenUp: abandoned, given up by ana: w
 promoted
 rolled back, failed
-refused, preflight took too long
+refused, preflight had no answer in time
 abandoned, somebody else changed the target: w
 ";
 }

@@ -49,11 +49,11 @@ const REPEAT_TROUBLE: SignedDuration = SignedDuration::from_secs(60);
 /// What comes back from a call.
 enum Answer {
     Proved(Result<Readiness>),
-    Looked { goal: Goal, turn: u64, result: Result<Observed> },
+    Looked { goal: Goal, turn: u64, begun: Timestamp, result: Result<Observed> },
     Shifted { nonce: Nonce, goal: Goal, result: Result<()> },
     Judged { gate: usize, verdict: Verdict },
     Hooked { hook: usize, last: bool, missed: bool, result: Result<()> },
-    Saved { edition: u64, begun: Instant, result: Result<Serial> },
+    Saved { rollout: Arc<Rollout>, edition: u64, begun: Instant, result: Result<Serial> },
     Loaded { result: Result<(Record, Serial)> },
 }
 
@@ -100,6 +100,8 @@ pub(super) struct Driver {
     save_at: Option<Instant>,
     /// When the last landed save was begun: it proves that the rollout was ours then.
     proof: Option<Instant>,
+    /// The serial of this driver's first save, by which its nonces differ from those of the drivers before.
+    since: Serial,
     last_nonce: u64,
     save_backoff: Backoff,
     /// Events that are told once the record holds them.
@@ -192,6 +194,7 @@ impl Driver {
             saving: Saving::No,
             save_at: None,
             proof: Some(proof),
+            since: serial,
             last_nonce: serial.0,
             save_backoff: Backoff::to(Duration::from_secs(5)),
             untold: Vec::new(),
@@ -259,8 +262,9 @@ impl Driver {
             self.prove(now);
             self.ask_gates(now, wall);
             self.pass(now, wall);
-            self.look(now);
+            self.look(now, wall);
             self.send(now, wall);
+            self.confirm(now, wall);
         }
         self.save(now);
         self.conclude();
@@ -549,13 +553,13 @@ impl Driver {
     fn heard(&mut self, answer: Answer) {
         let wall = self.inner.clock.now();
         match answer {
-            Answer::Saved { edition, begun, result } => self.saved(edition, begun, result, wall),
+            Answer::Saved { rollout, edition, begun, result } => self.saved(rollout, edition, begun, result, wall),
             Answer::Loaded { result } => self.loaded(result, wall),
             Answer::Shifted { nonce, goal, result } => self.shifted(&nonce, goal, result, wall),
             // Who is leaving saves and learns whether its shift was heard, and begins nothing more.
             _ if self.stopping => {}
             Answer::Proved(result) => self.proved(result, wall),
-            Answer::Looked { goal, turn, result } => self.looked(goal, turn, result, wall),
+            Answer::Looked { goal, turn, begun, result } => self.looked(goal, turn, begun, result, wall),
             Answer::Judged { gate, verdict } => self.judged(gate, verdict, wall),
             Answer::Hooked { hook, last, missed, result } => self.hooked(hook, last, missed, result, wall),
         }
@@ -572,7 +576,8 @@ impl Drop for Driver {
             asking.answer(Err(Error::new(ErrorKind::Conflict, lost)));
         }
         self.inner.forget(self.rollout.id());
-        self.live.publish(Status { rollout: Arc::clone(&self.rollout), phase });
+        // What it saw and could not save is not how the rollout ended, whoever drives it now.
+        self.live.publish(Status { rollout: self.live.saved(), phase });
     }
 }
 

@@ -238,7 +238,9 @@ impl Outcome {
         let candidate = &rollout.change.candidate.id;
         let steps = rollout.plan.steps();
         let exposed = rollout.log.iter().find(|entry| match &entry.what {
-            What::Entered { to: State::Shifting { step } } => steps[*step].weight > Weight::NONE,
+            What::Entered { to: State::Shifting { step } } => {
+                steps.get(*step).is_some_and(|step| step.weight > Weight::NONE)
+            }
             What::Entered { to } => *to == State::Promoting,
             _ => false,
         });

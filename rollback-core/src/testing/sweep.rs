@@ -40,7 +40,7 @@ use crate::{
     engine::{Engine, Handle, NewRollout, Target},
     error::{Error, ErrorKind, Result},
     gate::{HealthGate, Policy},
-    model::{Goal, Progress, Revision, RolloutId, Serves, Weight},
+    model::{Goal, Progress, RolloutId, Serves, Weight},
     plan::Plan,
     rollout::Rollout,
     state::{Cause, State, only},
@@ -53,6 +53,7 @@ pub struct Sweep<'a> {
     bench: &'a dyn Bench,
     store: Box<dyn Fn() -> Arc<dyn Store> + Send + Sync + 'a>,
     scenarios: Option<Vec<Scenario>>,
+    looks_take: Duration,
 }
 
 /// What was run.
@@ -241,7 +242,7 @@ impl fmt::Display for Disturbance {
 impl<'a> Sweep<'a> {
     /// Sweeps over this bench: the ready-made scenarios, on a store in memory.
     pub fn of(bench: &'a dyn Bench) -> Self {
-        Self { bench, store: Box::new(|| Arc::new(Memory::new())), scenarios: None }
+        Self { bench, store: Box::new(|| Arc::new(Memory::new())), scenarios: None, looks_take: Duration::ZERO }
     }
 
     /// With these scenarios instead.
@@ -253,6 +254,12 @@ impl<'a> Sweep<'a> {
     /// On this store instead: an empty one for each run, that outlives the crashes in it.
     pub fn store<S: Store>(mut self, store: impl Fn() -> S + Send + Sync + 'a) -> Self {
         self.store = Box::new(move || Arc::new(store()));
+        self
+    }
+
+    /// So long passes between a look and its being heard of, so that calls land meanwhile. By default no time.
+    pub const fn looks_take(mut self, time: Duration) -> Self {
+        self.looks_take = time;
         self
     }
 
@@ -286,11 +293,13 @@ impl<'a> Sweep<'a> {
     /// # Panics
     /// As [`all`](Self::all).
     pub async fn failures(&self) -> Summary {
-        let passing =
-            [ErrorKind::Throttled, ErrorKind::Unavailable, ErrorKind::Internal, ErrorKind::Conflict, ErrorKind::Denied];
+        use ErrorKind as K;
         self.each(|calm, at| {
-            let hopeless = calm.shifts.contains_key(&at).then_some(ErrorKind::Invalid);
-            passing.into_iter().chain(hopeless).map(Fault::Fail).collect()
+            let kinds: &[K] = match calm.shifts.contains_key(&at) {
+                true => &[K::Throttled, K::Unavailable, K::Internal, K::Conflict, K::Denied, K::Invalid],
+                false => &[K::Unavailable, K::Conflict, K::Denied],
+            };
+            kinds.iter().copied().map(Fault::Fail).collect()
         })
         .await
     }
@@ -311,7 +320,7 @@ impl<'a> Sweep<'a> {
     /// As [`all`](Self::all).
     pub async fn late(&self) -> Summary {
         self.each(|calm, at| {
-            let (near, far) = if calm.shifts.contains_key(&at) { (20, 10) } else { (3, 2) };
+            let (near, far) = if calm.shifts.contains_key(&at) { (16, 8) } else { (2, 1) };
             let next = calm.points[at] + 1;
             // A disturbed run has a few more points than the undisturbed one.
             let last = calm.all_points + 4;
@@ -378,12 +387,21 @@ impl<'a> Sweep<'a> {
         summary
     }
 
+    /// What an undisturbed run looks like.
+    #[cfg(test)]
+    async fn undisturbed(&self, scenario: &Scenario) -> (Trace, Facts) {
+        let ran = self.run(scenario, None, None).await;
+        let capabilities = self.bench.connect().await.capabilities();
+        (ran.trace, Facts { capabilities, plan: scenario.plan.clone(), lease: LEASE, disturbance: None })
+    }
+
     /// One whole rollout, and everything that must hold of it.
     async fn run(&self, scenario: &Scenario, disturbance: Option<Disturbance>, calm: Option<&Ran>) -> Ran {
         let running = Running { scenario, disturbance };
         self.bench.reset().await;
         let capabilities = self.bench.connect().await.capabilities();
-        let (world, mut fallen) = World::new((self.store)(), &capabilities, disturbance, &scenario.refusals);
+        let (world, mut fallen) =
+            World::new((self.store)(), &capabilities, disturbance, &scenario.refusals, self.looks_take);
         let limit = patience(&scenario.plan);
         let rested = timeout(limit, self.processes(scenario, &world, &mut fallen)).await;
         let facts = Facts { capabilities, plan: scenario.plan.clone(), lease: LEASE, disturbance };
@@ -476,7 +494,7 @@ impl<'a> Sweep<'a> {
             return Err(format!("P2, P3: the record says {says}, and a look at the target {:?}", look.progress));
         }
         only(serves, &look).map_err(|why| format!("P2, P3: the record says {says}, and a look at the target {why}"))?;
-        let serving: Revision = backend.baseline().await.map_err(|e| format!("after the end: {}", e.chain()))?;
+        let serving = backend.baseline().await.map_err(|e| format!("P2, P3: it rests, but {}", e.chain()))?;
         let wanted = if goal == Goal::Candidate { &rollout.change.candidate } else { &rollout.change.baseline };
         if serving.id != wanted.id {
             return Err(format!("P2, P3: the record says {says}, and the target serves {}", serving.id));
@@ -614,6 +632,8 @@ struct Ran {
     /// The point at which each side effect was entered.
     points: Vec<usize>,
     all_points: usize,
+    #[cfg(test)]
+    trace: Trace,
 }
 
 /// Names the run in a panic.

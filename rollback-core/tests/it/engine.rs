@@ -5,10 +5,10 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use rollback_core::{
     ErrorKind,
-    engine::{Busy, NewRollout, WayBack},
+    engine::{Busy, Engine, NewRollout, WayBack},
     gate::{self, NoData, Policy},
     hook::{Exit, Hook},
-    model::{Actor, Goal, Nonce, Revision, TargetId, Weight},
+    model::{Actor, DriverId, Goal, Nonce, Revision, RolloutId, TargetId, Weight},
     plan::{Approval, Deadlines, Plan, Step},
     request::{Ask, Request},
     rollout::What,
@@ -21,7 +21,10 @@ use rollback_core::{
     },
 };
 
-use crate::support::scene::{MINUTE, Scene, canary, checkout, deploy, states, until, until_over};
+use crate::support::{
+    away::{Away, Way},
+    scene::{MINUTE, Scene, canary, checkout, deploy, states, until, until_over},
+};
 
 #[tokio::test(start_paused = true)]
 async fn a_healthy_candidate_is_promoted_step_by_step() {
@@ -629,4 +632,47 @@ async fn an_effect_that_stays_due_though_it_is_accepted_is_asked_for_at_a_pace()
     let outcome = handle.finished().await;
     assert!(matches!(outcome.rollout.state, State::RolledBack { .. }), "{outcome}");
     assert!(asked.elapsed() > MINUTE / 2, "40 restarts within {:?}", asked.elapsed());
+}
+
+/// Another process takes the rollout up, without a word to the one that drives it.
+async fn snatch(scene: &Scene, id: &RolloutId) {
+    loop {
+        let (mut record, serial) = scene.store.load(id).await.unwrap();
+        record.driver = Some(DriverId::fresh());
+        if scene.store.update(&record, serial).await.is_ok() {
+            return;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_lost_its_rollout_tells_of_no_end_that_it_did_not_save() {
+    let (scene, fake) = (Scene::new(), Fake::new("v1", "v2"));
+    fake.fault(3, Fault::Hang { landed: true });
+    scene.target(checkout(&fake));
+    let handle = scene.start(canary()).await;
+    fake.entered(3).await;
+    snatch(&scene, handle.id()).await;
+    let outcome = handle.finished().await;
+    assert_eq!(outcome.rollout.state, State::Promoting, "it saw the end, but whoever drives it now may go back");
+    assert_eq!((outcome.exit_code(), outcome.is_success()), (130, false), "{outcome}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_was_silent_for_a_lease_learns_at_once_whether_its_rollouts_were_taken_up() {
+    let (scene, fake) = (Scene::new(), Fake::new("v1", "v2"));
+    let store = Away::to(&scene.store);
+    let engine = Engine::builder(store.clone()).clock(scene.clock.clone()).build().unwrap();
+    engine.register(checkout(&fake)).unwrap();
+    let lost = engine.start(deploy(canary())).await.unwrap();
+    until(&lost, "baking").await;
+    // Nothing is saved while it waits for a person.
+    lost.pause("ben", "lunch").await.unwrap();
+    store.set(Way::Fails);
+    tokio::time::sleep(Duration::from_secs(15)).await;
+    snatch(&scene, lost.id()).await;
+    store.set(Way::Open);
+    let back = tokio::time::Instant::now();
+    assert_eq!(lost.finished().await.exit_code(), 130);
+    assert!(back.elapsed() <= Duration::from_secs(2), "it heard of it after {:?}", back.elapsed());
 }

@@ -3,6 +3,10 @@
 pub(crate) mod away;
 #[cfg(feature = "sql")]
 pub(crate) mod postgres;
+#[cfg(all(feature = "http", feature = "prometheus"))]
+pub(crate) mod prometheus;
+#[cfg(all(feature = "http", feature = "prometheus"))]
+pub(crate) mod raw;
 pub(crate) mod scene;
 #[cfg(all(feature = "sql", unix))]
 pub(crate) mod target;
@@ -13,7 +17,7 @@ pub(crate) mod trace;
 ///
 /// # Panics
 /// When `ROLLBACK_TEST_REQUIRE` is `all` or names what is missing.
-#[cfg(feature = "sql")]
+#[cfg(any(feature = "sql", all(feature = "http", feature = "prometheus")))]
 pub(crate) fn skip(missing: &str, why: &str) {
     use std::io::Write as _;
     let required = std::env::var("ROLLBACK_TEST_REQUIRE").unwrap_or_default();

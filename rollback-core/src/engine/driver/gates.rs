@@ -54,6 +54,7 @@ impl Driver {
             target: change.target.clone(),
             baseline: change.baseline.id.clone(),
             candidate: change.candidate.id.clone(),
+            created: self.rollout.created,
             step,
             weight: self.rollout.weight.unwrap_or(Weight::NONE),
             since: self.rollout.since,

@@ -39,6 +39,7 @@ pub(super) struct World {
     disturbance: Option<Disturbance>,
     /// How the first shifts to the baseline are answered.
     refusals: Vec<ErrorKind>,
+    looks_take: Duration,
     seen: Mutex<Seen>,
     gone: mpsc::UnboundedSender<Gone>,
     over: watch::Sender<bool>,
@@ -96,6 +97,7 @@ impl World {
         capabilities: &Capabilities,
         disturbance: Option<Disturbance>,
         refusals: &[ErrorKind],
+        looks_take: Duration,
     ) -> (Arc<Self>, Fallen) {
         let (gone, fallen) = mpsc::unbounded_channel();
         let world = Self {
@@ -105,6 +107,7 @@ impl World {
             born: Instant::now(),
             disturbance,
             refusals: refusals.to_vec(),
+            looks_take,
             seen: Mutex::default(),
             gone,
             over: watch::Sender::new(false),
@@ -143,6 +146,8 @@ impl World {
             shifts: shifts.collect(),
             points: seen.points.clone(),
             all_points: seen.all_points,
+            #[cfg(test)]
+            trace: Trace(seen.trace.clone()),
         }
     }
 
@@ -189,7 +194,7 @@ impl World {
                 let before = self.version(&**backend, change, *goal).await;
                 let answer = backend.shift(change, *goal, attempt).await;
                 let stale = before.is_some_and(|before| before != attempt.version);
-                let told = answer.as_ref().map(|()| ()).map_err(Error::kind);
+                let told = answer.as_ref().copied().map_err(Error::kind);
                 let (goal, nonce) = (*goal, attempt.nonce.clone());
                 self.tell(process, What::Landed { number, goal, nonce, late, stale, answer: told });
                 answer.map(|()| Serial(0))
@@ -453,6 +458,9 @@ impl DeploymentBackend for Tapped<dyn DeploymentBackend> {
         });
         // The worst that a late call can do: land when the look is over and not yet heard of.
         self.link.world.point().await;
+        if !self.link.world.looks_take.is_zero() {
+            tokio::time::sleep(self.link.world.looks_take).await;
+        }
         self.link.pass().await?;
         look
     }

@@ -1,10 +1,8 @@
 //! What was seen of a run, and the properties that it must have: one function a property of the design.
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
-
-use std::sync::Arc;
 
 use super::{Disturbance, Fault};
 use crate::{
@@ -13,8 +11,7 @@ use crate::{
     gate::Standing,
     model::{Attempt, Goal, Nonce, Progress, Serial, Weight},
     plan::Plan,
-    rollout::Rollout,
-    rollout::What as Told,
+    rollout::{Rollout, What as Told},
     state::{Cause, State, Versions, settles},
     testing::clock::TestClock,
 };
@@ -101,6 +98,10 @@ const PROPERTIES: &[Property] = &[
 ];
 
 impl Trace {
+    /// How many lines are printed, at most.
+    const BEGINNING: usize = 80;
+    const END: usize = 120;
+
     /// All properties; the first broken one says what was seen.
     pub(super) fn check(&self, facts: &Facts) -> Result<(), String> {
         PROPERTIES.iter().try_for_each(|property| property(self, facts))
@@ -452,7 +453,15 @@ fn p18_the_record_says_why(trace: &Trace, facts: &Facts) -> Result<(), String> {
 
 impl fmt::Display for Trace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for line in &self.0 {
+        // A run that does not end has a trace that nobody reads to the end.
+        let cut = self.0.len().saturating_sub(Self::BEGINNING + Self::END);
+        for (place, line) in self.0.iter().enumerate() {
+            if cut > 0 && (Self::BEGINNING..Self::BEGINNING + cut).contains(&place) {
+                if place == Self::BEGINNING {
+                    writeln!(f, "            {cut} lines were cut here")?;
+                }
+                continue;
+            }
             write!(f, "{:>10.3}s  {}  ", line.at.as_secs_f64(), line.process)?;
             let late = |late: &bool| if *late { " late" } else { "" };
             match &line.what {
@@ -492,5 +501,188 @@ impl fmt::Display for Trace {
             }?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{
+        fakes::Fake,
+        sweep::{Scenario, Sweep},
+    };
+
+    /// The trace of a ready-made scenario that goes well.
+    async fn seen(fake: &Fake, scenario: &str) -> (Trace, Facts) {
+        let scenarios = Scenario::ready_made(fake).await;
+        let scenario = scenarios.iter().find(|it| it.name() == scenario).expect("a ready-made scenario");
+        let (trace, facts) = Sweep::of(fake).undisturbed(scenario).await;
+        assert_eq!(trace.check(&facts), Ok(()));
+        (trace, facts)
+    }
+
+    /// What is broken when the trace is doctored like this.
+    async fn broken(fake: Fake, scenario: &str, doctor: impl Fn(&mut Vec<Line>)) -> String {
+        let (mut trace, facts) = seen(&fake, scenario).await;
+        doctor(&mut trace.0);
+        trace.check(&facts).expect_err("the doctored trace breaks a property")
+    }
+
+    async fn hears(wanted: &str, text: impl Future<Output = String>) {
+        let text = text.await;
+        assert!(text.starts_with(wanted), "instead of {wanted:?} it says {text:?}");
+    }
+
+    fn checked() -> Fake {
+        Fake::new("v1", "v2")
+    }
+
+    fn unchecked() -> Fake {
+        checked().unchecked(Duration::from_secs(15))
+    }
+
+    fn place(lines: &[Line], wanted: impl Fn(&What) -> bool) -> usize {
+        lines.iter().position(|line| wanted(&line.what)).expect("the run has such a line")
+    }
+
+    fn saved_as(state: &'static str) -> impl Fn(&What) -> bool {
+        move |what| matches!(what, What::Saved { rollout, .. } if rollout.state.name() == state)
+    }
+
+    fn entered(forward: bool) -> impl Fn(&What) -> bool {
+        move |what| matches!(what, What::Entered { goal, .. } if goal.is_forward() == forward)
+    }
+
+    fn rewrite(line: &mut Line, change: impl FnOnce(&mut Rollout)) {
+        let What::Saved { rollout, .. } = &mut line.what else { panic!("no save: {line:?}") };
+        change(Arc::make_mut(rollout));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn p1_hears_a_forward_call_after_the_decision() {
+        let text = broken(checked(), "bad canary", |lines| {
+            let forward = lines.remove(place(lines, entered(true)));
+            let decided = place(lines, saved_as("rolling_back"));
+            lines.insert(decided + 1, forward);
+        });
+        hears("P1: ", text).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn p2_and_p3_hear_an_end_that_no_look_has_seen() {
+        for (scenario, end, says) in [("canary", "promoted", "P2: "), ("bad canary", "rolled_back", "P3: ")] {
+            let text = broken(checked(), scenario, |lines| {
+                let end = place(lines, saved_as(end));
+                let look = lines[..end].iter().rposition(|line| matches!(line.what, What::Looked { .. }));
+                lines.remove(look.expect("a last look"));
+            });
+            hears(says, text).await;
+        }
+        let text = broken(checked(), "canary", |lines| {
+            let promoting = place(lines, saved_as("promoting"));
+            rewrite(&mut lines[promoting], |rollout| rollout.gates[0].standing = Standing::Inconclusive);
+        });
+        hears("P2: ", text).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn p4_hears_an_attempt_that_was_not_saved() {
+        let text = broken(checked(), "canary", |lines| drop(lines.remove(place(lines, saved_as("shifting")))));
+        hears("P4: ", text).await;
+        // A rollback without its save, within a second.
+        let text = broken(checked(), "bad canary", |lines| drop(lines.remove(place(lines, saved_as("rolling_back")))));
+        hears("P4: ", text).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn p5_hears_a_driver_that_goes_on_after_another_took_over() {
+        let text = broken(checked(), "canary", |lines| {
+            let save = place(lines, saved_as("shifting"));
+            lines[save].process = 1;
+        });
+        hears("P5: process 0 sends", text).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn p6_hears_a_call_that_is_made_twice() {
+        let twice = |lines: &mut Vec<Line>| {
+            let call = place(lines, entered(true));
+            lines.insert(call + 1, lines[call].clone());
+        };
+        hears("P6: ", broken(checked(), "canary", twice)).await;
+        // The same wish under another name, before the first one is known to have landed.
+        let text = broken(unchecked(), "canary", |lines| {
+            let saved = place(lines, saved_as("shifting"));
+            let call = place(lines, entered(true));
+            let other = Nonce::try_from("another").expect("a nonce");
+            let (mut save, mut again) = (lines[saved].clone(), lines[call].clone());
+            rewrite(&mut save, |rollout| rollout.attempt.as_mut().expect("an attempt").nonce = other.clone());
+            if let What::Entered { attempt, .. } = &mut again.what {
+                attempt.nonce = other.clone();
+            }
+            lines.splice(call + 1..call + 1, [save, again]);
+        });
+        hears("P6: another repeats", text).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn p7_hears_what_the_record_has_forgotten() {
+        let text = broken(checked(), "bad canary", |lines| {
+            for line in lines.iter_mut().filter(|line| saved(line).is_some()) {
+                rewrite(line, |rollout| rollout.gates[0].tripped = None);
+            }
+        });
+        hears("P7: the record goes back because of gate errors", text).await;
+        let text = broken(checked(), "canary", |lines| {
+            let promoted = place(lines, saved_as("promoted"));
+            rewrite(&mut lines[promoted], |rollout| rollout.gates[0].judged = 0);
+        });
+        hears("P7: gate errors had", text).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn p8_p11_p13_p14_p15_and_p18_hear_what_breaks_them() {
+        let text = broken(checked(), "canary", |lines| {
+            let baking = place(lines, saved_as("baking"));
+            rewrite(&mut lines[baking], |rollout| rollout.deadline = Some(TestClock::START));
+            for line in &mut lines[baking + 1..] {
+                if saved(line).is_some() {
+                    rewrite(line, |rollout| rollout.entered = wall(Duration::from_secs(9000)));
+                }
+            }
+        });
+        hears("P8: baking lasts until", text).await;
+        let text = broken(checked(), "canary", |lines| {
+            let promoted = place(lines, saved_as("promoted"));
+            rewrite(&mut lines[promoted], |rollout| {
+                let change = Arc::make_mut(&mut rollout.change);
+                change.baseline = change.candidate.clone();
+            });
+        });
+        hears("P11: ", text).await;
+        let text = broken(checked(), "canary", |lines| {
+            let shifting = place(lines, saved_as("shifting"));
+            rewrite(&mut lines[shifting], |rollout| rollout.state = State::Baking { step: 1, watched: Duration::ZERO });
+        });
+        hears("P13: ", text).await;
+        let text = broken(checked(), "aborted while baking", |lines| {
+            let asked = place(lines, |what| matches!(what, What::Asked));
+            for line in &mut lines[asked + 1..] {
+                line.at += Duration::from_secs(2);
+            }
+        });
+        hears("P14: ", text).await;
+        // P7 hears this one too, and earlier.
+        let (mut trace, facts) = seen(&checked(), "bad canary").await;
+        let back = trace.0.remove(place(&trace.0, entered(false)));
+        trace.0.push(back);
+        let text = p15_after_the_end_nothing_is_asked_for(&trace, &facts).expect_err("a call after the end");
+        assert!(text.starts_with("P15: "), "{text}");
+        let text = broken(checked(), "bad canary", |lines| {
+            let rested = place(lines, |what| matches!(what, What::Rested { .. }));
+            let What::Rested { rollout } = &mut lines[rested].what else { unreachable!("just found") };
+            Arc::make_mut(rollout).log.retain(|entry| !matches!(entry.what, Told::Tripped { .. }));
+        });
+        hears("P18: ", text).await;
     }
 }

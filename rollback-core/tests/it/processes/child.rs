@@ -103,7 +103,7 @@ pub(crate) fn main() {
 impl Job {
     async fn run(&self) -> i32 {
         let trace = Trace::at(&Self::trace(&self.folder));
-        let inner = Sql::connect(&self.url).await.expect("the store is there");
+        let inner = patiently(|| Sql::connect(&self.url)).await.expect("the store is there");
         let store = Traced { inner, trace: trace.clone() };
         let engine = Engine::builder(store).lease(LEASE).build().expect("a good lease");
         let target = InFile::open(&Self::target(&self.folder)).traced(trace.clone());
@@ -138,8 +138,8 @@ impl Job {
 
     /// Takes the rollout up as soon as nobody drives it, until it is over or somebody else has taken it up.
     async fn go_on(&self, engine: &Engine) -> Option<Outcome> {
-        let store = Sql::connect(&self.url).await.expect("the store is there");
-        let resumed = engine.resume_all().await.expect("the store answers");
+        let store = patiently(|| Sql::connect(&self.url)).await.expect("the store is there");
+        let resumed = patiently(|| engine.resume_all()).await.expect("the store answers");
         assert!(resumed.refused.is_empty() && resumed.unregistered.is_empty(), "{resumed:?}");
         if let Some(handle) = resumed.handles.iter().find(|handle| *handle.id() == self.rollout) {
             return Some(handle.finished().await);
@@ -163,7 +163,8 @@ impl Job {
     async fn start(&self, engine: &Engine) -> Result<Handle> {
         let candidate = Revision::new(&self.candidate)?;
         let plan = Plan::canary([10, 50, 100], Duration::from_millis(60))?;
-        engine.start(NewRollout::new(TARGET, candidate, plan)?.id(self.rollout.clone())).await
+        let new = NewRollout::new(TARGET, candidate, plan)?.id(self.rollout.clone());
+        patiently(|| engine.start(new.clone())).await
     }
 
     fn gate(&self) -> FromFn {
@@ -233,6 +234,16 @@ impl Store for Traced {
     }
     async fn ask(&self, id: &RolloutId, request: &Request) -> Result<()> {
         self.inner.ask(id, request).await
+    }
+}
+
+/// Says it again while the store is slower than a short lease allows, on a machine with more to do.
+async fn patiently<T, F: Future<Output = Result<T>>>(call: impl Fn() -> F) -> Result<T> {
+    loop {
+        match call().await {
+            Err(e) if e.is_transient() => tokio::time::sleep(Duration::from_millis(20)).await,
+            answer => return answer,
+        }
     }
 }
 
