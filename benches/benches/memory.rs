@@ -3,15 +3,16 @@
 use std::{alloc::System, process::Command};
 
 use rollback_benches::{Fleet, measures, quick, two_cores};
-use rollback_core::store::Memory;
+use rollback_core::store::{Memory, Store as _};
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 use tokio::time::{Duration, sleep};
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-/// Two cores cannot ask 300,000 gates every 10 seconds; how often they are asked changes nothing that is kept.
-const INTERVAL: Duration = Duration::from_secs(60);
+const AS_BY_DEFAULT: Duration = Duration::from_secs(10);
+/// Two cores cannot ask 300,000 gates every 10 seconds.
+const RARELY: Duration = Duration::from_secs(60);
 /// Gate memory is saved every 15 seconds; after that nothing new is kept.
 const SETTLES: Duration = Duration::from_secs(20);
 
@@ -34,9 +35,10 @@ fn main() {
 fn measure(live: usize) {
     let runtime = two_cores();
     runtime.block_on(async {
-        let mut fleet = Fleet::new(Memory::new()).asked_every(INTERVAL);
-        fleet.register(1);
-        fleet.start(0..1).await;
+        let store = Memory::new();
+        let interval = if live > 10_000 { RARELY } else { AS_BY_DEFAULT };
+        let mut fleet = Fleet::new(store.clone()).asked_every(interval);
+        fleet.live(1).await;
         let empty = Used::now();
         fleet.register(live);
         let registered = Used::now();
@@ -44,8 +46,17 @@ fn measure(live: usize) {
         fleet.judged(1..live + 1).await;
         sleep(SETTLES).await;
         let running = Used::now();
-        println!("memory of a registered target with three gates, {live}: {}", registered.since(empty, live));
-        println!("memory of a live rollout beside that, {live}: {}", running.since(registered, live));
+        // What the store has of it: the same records again, in a store of their own.
+        let copy = Memory::new();
+        for claim in store.open().await.expect("memory answers") {
+            let (mut record, _) = store.load(&claim.id).await.expect("an open rollout has a record");
+            record.body = (&*record.body).into();
+            copy.create(&record).await.expect("memory has room");
+        }
+        let recorded = Used::now();
+        println!("a registered target with three gates, one of {live}: {}", registered.since(empty, live));
+        println!("a live rollout beside that, one of {live}: {}", running.since(registered, live));
+        println!("    its record in the memory store, which is part of that: {}", recorded.since(running, live));
     });
     runtime.shutdown_background();
 }

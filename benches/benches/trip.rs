@@ -6,8 +6,8 @@ use std::{path::Path, time::Duration};
 use rollback_benches::{Figures, Fleet, measures, quick, two_cores};
 use rollback_core::store::{Memory, Sql};
 use sqlx::{
-    ConnectOptions as _, SqliteConnection, sqlite::SqliteConnectOptions, sqlite::SqliteJournalMode,
-    sqlite::SqliteSynchronous,
+    ConnectOptions as _, SqliteConnection,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
 };
 use tokio::time::sleep;
 
@@ -56,15 +56,11 @@ async fn sqlite(live: usize, trips: usize, folder: &Path) -> (Figures, Figures) 
 
 /// Trips one rollout after the other while so many are live; each is replaced by a new one before the next.
 async fn run(fleet: &mut Fleet, live: usize, trips: usize, figures: &mut Figures, mut between: impl AsyncFnMut()) {
-    fleet.register(live);
-    fleet.start(0..live).await;
-    fleet.judged(0..live).await;
-    for target in 0..trips {
+    fleet.live(live).await;
+    for _ in 0..trips {
         sleep(PAUSE).await;
-        figures.push(fleet.trip(target).await);
+        figures.push(fleet.trip_oldest().await);
         between().await;
-        fleet.register(1);
-        fleet.start(live + target..live + target + 1).await;
     }
 }
 

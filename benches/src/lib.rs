@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     future::ready,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -15,6 +15,7 @@ use rollback_core::{
     gate::{self, Evidence, HealthGate, Policy, Signal, Verdict},
     model::{Attempt, Change, Effect, Goal, Observed, Progress, Revision, RolloutId, TargetId, Version, Weight},
     plan::Plan,
+    rollout::Rollout,
     state::State,
     store::Store,
 };
@@ -133,7 +134,8 @@ pub struct Fleet {
     pub engine: Engine,
     entered: UnboundedReceiver<Entered>,
     told: UnboundedSender<Entered>,
-    signals: Vec<Signal>,
+    targets: Vec<(Arc<Plain>, Signal)>,
+    tripped: usize,
     policy: Policy,
 }
 
@@ -145,7 +147,7 @@ impl Fleet {
     pub fn new(store: impl Store) -> Self {
         let (told, entered) = unbounded_channel();
         let engine = Engine::new(store).expect("an engine");
-        Self { engine, entered, told, signals: Vec::new(), policy: Policy::default() }
+        Self { engine, entered, told, targets: Vec::new(), tripped: 0, policy: Policy::default() }
     }
 
     /// With gates that are asked this often.
@@ -155,28 +157,70 @@ impl Fleet {
         self
     }
 
-    /// How many targets there are.
-    pub const fn targets(&self) -> usize {
-        self.signals.len()
-    }
-
     /// Registers so many more targets.
     ///
     /// # Panics
     /// When a target is refused.
     pub fn register(&mut self, targets: usize) {
         for _ in 0..targets {
-            let name = name(self.signals.len());
-            let (alarms, signal) = gate::signal("alarms").expect("a gate");
             let plain = Plain { stands: Mutex::default(), entered: self.told.clone() };
-            let target = Target::new(name, plain)
-                .expect("a target")
-                .gate(alarms.silence_is_healthy(), self.policy)
-                .gate(cheap("errors"), self.policy)
-                .gate(cheap("latency"), self.policy);
-            self.engine.register(target).expect("a target that can work");
-            self.signals.push(signal);
+            self.enlist(Arc::new(plain));
         }
+    }
+
+    /// The same targets as another process sees them, whose engine uses this store.
+    ///
+    /// # Panics
+    /// As [`Self::new`] and [`Self::register`].
+    #[must_use]
+    pub fn restarted(self, store: impl Store) -> Self {
+        let mut again = Self { policy: self.policy, ..Self::new(store) };
+        for (plain, _) in self.targets {
+            again.enlist(plain);
+        }
+        again
+    }
+
+    fn enlist(&mut self, plain: Arc<Plain>) {
+        let (alarms, signal) = gate::signal("alarms").expect("a gate");
+        let target = Target::new(name(self.targets.len()), Arc::clone(&plain))
+            .expect("a target")
+            .gate(alarms.silence_is_healthy(), self.policy)
+            .gate(cheap("errors"), self.policy)
+            .gate(cheap("latency"), self.policy);
+        self.engine.register(target).expect("a target that can work");
+        self.targets.push((plain, signal));
+    }
+
+    /// Registers so many targets and starts a rollout on each, for [`Self::trip_oldest`].
+    ///
+    /// # Panics
+    /// As [`Self::start`].
+    pub async fn live(&mut self, targets: usize) {
+        let first = self.targets.len();
+        self.register(targets);
+        self.start(first..first + targets).await;
+        self.judged(first..first + targets).await;
+    }
+
+    /// Trips the rollout that has been live for longest, and starts another one in its place. Says how long it took from
+    /// the push until the shift back was entered.
+    ///
+    /// # Panics
+    /// As [`Self::trip`] and [`Self::start`].
+    pub async fn trip_oldest(&mut self) -> Duration {
+        let took = self.trip(self.tripped).await;
+        self.tripped += 1;
+        self.live(1).await;
+        took
+    }
+
+    /// The rollout on this target.
+    ///
+    /// # Panics
+    /// When it has none.
+    pub fn status(&self, target: usize) -> Arc<Rollout> {
+        self.engine.handle(&id(target)).expect("a live rollout").status()
     }
 
     /// Starts rollouts on these targets, some at a time, and waits until all of them bake. Their gates have been judged
@@ -211,13 +255,9 @@ impl Fleet {
         }
     }
 
-    /// Pushes "unhealthy" for a target, and says how long it took until the shift back was entered.
-    ///
-    /// # Panics
-    /// When another target shifts.
-    pub async fn trip(&mut self, target: usize) -> Duration {
+    async fn trip(&mut self, target: usize) -> Duration {
         let begun = Instant::now();
-        self.signals[target].unhealthy("the error rate is 4.2 %, at most 1 % may fail");
+        self.targets[target].1.unhealthy("the error rate is 4.2 %, at most 1 % may fail");
         let (entered, at) = self.entered.recv().await.expect("the fleet holds a sender");
         assert_eq!(entered.as_str(), name(target), "only the tripped target goes back");
         at.saturating_duration_since(begun)

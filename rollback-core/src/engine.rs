@@ -671,10 +671,10 @@ impl Inner {
             gates: target.gates.iter().map(|guard| Slot::new(guard.gate.name().clone())).collect(),
             approvals: Vec::new(),
             hooks: BTreeMap::new(),
-            readiness: crate::backend::Readiness::default(),
+            readiness: Arc::default(),
             not_restored: Vec::new(),
             times: Times::default(),
-            log: Vec::new(),
+            log: Arc::default(),
         };
         rollout.note(wall, What::Created);
         rollout.note(wall, What::Entered { to: state });
@@ -698,7 +698,7 @@ impl Inner {
             }
             Err(e) => return Err(Started::Failed(e)),
         };
-        for Entry { at, what } in rollout.log.clone() {
+        for Entry { at, what } in rollout.log.iter().cloned() {
             self.tell(target, &RolloutEvent { rollout: Arc::new(rollout.clone()), at, what });
         }
         reserved.kept = true;
@@ -783,7 +783,7 @@ impl Inner {
         lock(&self.live).insert(rollout.id().clone(), Some(Arc::clone(&live)));
         let span = tracing::info_span!("rollout", rollout = %rollout.id(), target = %target.id);
         let driver = Driver::new(Arc::clone(self), Arc::clone(target), live, rollout, serial, heard, proof);
-        tokio::spawn(driver.run().instrument(span));
+        tokio::spawn(Box::new(driver).run().instrument(span));
         handle
     }
 

@@ -89,7 +89,7 @@ pub struct Rollout {
     pub hooks: BTreeMap<String, Note>,
     /// What preflight found.
     #[serde(default)]
-    pub readiness: Readiness,
+    pub readiness: Arc<Readiness>,
     /// What a rollback did not bring back, as seen.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub not_restored: Vec<Note>,
@@ -97,7 +97,7 @@ pub struct Rollout {
     #[serde(default)]
     pub times: Times,
     /// What happened, oldest first; bounded, the middle is cut.
-    pub log: Vec<Entry>,
+    pub log: Arc<Vec<Entry>>,
 }
 
 /// What kind of rollout it is.
@@ -346,18 +346,23 @@ impl Rollout {
 
     /// Adds a line to the log, and cuts its middle when it is too long.
     pub(crate) fn note(&mut self, at: Timestamp, what: What) {
-        if self.log.len() >= Self::MAX_LOG {
+        let log = Arc::make_mut(&mut self.log);
+        if log.len() >= Self::MAX_LOG {
             let middle = Self::MAX_LOG / 4;
-            let before = match &self.log[middle].what {
+            let before = match &log[middle].what {
                 What::Cut { lines } => *lines,
                 _ => 1,
             };
             // One more line goes; what is cut stays one line in the same place.
-            self.log.remove(middle + 1);
-            let at = self.log[middle].at;
-            self.log[middle] = Entry { at, what: What::Cut { lines: before + 1 } };
+            log.remove(middle + 1);
+            let at = log[middle].at;
+            log[middle] = Entry { at, what: What::Cut { lines: before + 1 } };
         }
-        self.log.push(Entry { at, what });
+        if log.len() == log.capacity() {
+            // Doubling would keep room for lines that never come.
+            log.reserve_exact(4);
+        }
+        log.push(Entry { at, what });
     }
 }
 
@@ -448,9 +453,9 @@ pub(crate) fn sample() -> Rollout {
         gates: Vec::new(),
         approvals: Vec::new(),
         hooks: BTreeMap::new(),
-        readiness: Readiness::default(),
+        readiness: Arc::default(),
         not_restored: Vec::new(),
         times: Times::default(),
-        log: Vec::new(),
+        log: Arc::default(),
     }
 }

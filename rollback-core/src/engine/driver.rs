@@ -103,7 +103,7 @@ pub(super) struct Driver {
     /// The serial of this driver's first save, by which its nonces differ from those of the drivers before.
     since: Serial,
     last_nonce: u64,
-    save_backoff: ExponentialBackoff,
+    save_backoff: Backoff,
     /// Events that are told once the record holds them.
     untold: Vec<(u64, Entry)>,
     answers: Vec<(u64, Asking, Result<Note>)>,
@@ -114,7 +114,7 @@ pub(super) struct Driver {
     /// Something happened during the look: look once more.
     look_again: bool,
     look_at: Option<Instant>,
-    look_backoff: ExponentialBackoff,
+    look_backoff: Backoff,
     seen: Option<Observed>,
     shifting: Option<(Nonce, Goal)>,
     pending: Option<Pending>,
@@ -133,18 +133,36 @@ pub(super) struct Driver {
     gone: Option<Phase>,
 }
 
-/// Pauses from 50 milliseconds up to `most`, spread by chance.
-fn backoff(most: Duration) -> ExponentialBackoff {
-    // The jitter adds up to as much again.
-    let most = most / 2;
-    let least = Duration::from_millis(50).min(most);
-    ExponentialBuilder::new()
-        .with_min_delay(least)
-        .with_max_delay(most)
-        .with_factor(2.0)
-        .without_max_times()
-        .with_jitter()
-        .build()
+/// Pauses from 50 milliseconds up to `most`, spread by chance. Made with the first pause: a driver that bakes for an hour
+/// takes none.
+struct Backoff {
+    most: Duration,
+    begun: Option<Box<ExponentialBackoff>>,
+}
+
+impl Backoff {
+    const fn to(most: Duration) -> Self {
+        Self { most, begun: None }
+    }
+
+    fn reset(&mut self) {
+        self.begun = None;
+    }
+
+    fn next(&mut self) -> Duration {
+        // The jitter adds up to as much again.
+        let most = self.most / 2;
+        let begin = || {
+            let pauses = ExponentialBuilder::new()
+                .with_min_delay(Duration::from_millis(50).min(most))
+                .with_max_delay(most)
+                .with_factor(2.0)
+                .without_max_times()
+                .with_jitter();
+            Box::new(pauses.build())
+        };
+        self.begun.get_or_insert_with(begin).next().unwrap_or(self.most)
+    }
 }
 
 impl Driver {
@@ -178,14 +196,14 @@ impl Driver {
             proof: Some(proof),
             since: serial,
             last_nonce: serial.0,
-            save_backoff: backoff(Duration::from_secs(5)),
+            save_backoff: Backoff::to(Duration::from_secs(5)),
             untold: Vec::new(),
             answers: Vec::new(),
             turn: 0,
             looking: false,
             look_again: false,
             look_at: Some(now),
-            look_backoff: backoff(busy),
+            look_backoff: Backoff::to(busy),
             seen: None,
             shifting: None,
             pending: None,
@@ -208,7 +226,8 @@ impl Driver {
         driver
     }
 
-    pub(super) async fn run(mut self) {
+    /// Boxed: a future keeps what it is called on twice, as it was given and as it is used.
+    pub(super) async fn run(mut self: Box<Self>) {
         while self.gone.is_none() {
             let next = self.turn();
             if self.gone.is_some() {
@@ -440,7 +459,7 @@ impl Driver {
         self.turn += 1;
         self.looking = false;
         self.look_at = Some(now);
-        self.look_backoff = backoff(self.target.pace.busy);
+        self.look_backoff.reset();
         self.seen = None;
         self.turned_away = false;
         self.bake_end = None;
@@ -491,7 +510,7 @@ impl Driver {
     }
 
     fn next_backoff(&mut self) -> Duration {
-        self.look_backoff.next().unwrap_or(self.target.pace.busy)
+        self.look_backoff.next()
     }
 
     fn wait(&mut self, e: &Error) -> Duration {

@@ -1,6 +1,6 @@
 //! How often a gate is asked, and when its verdicts become final. Pure.
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -167,7 +167,7 @@ pub struct Slot {
     pub standing: Standing,
     /// Why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub evidence: Option<Evidence>,
+    pub evidence: Option<Arc<Evidence>>,
     /// How often it was judged.
     #[serde(default)]
     pub judged: u64,
@@ -285,7 +285,7 @@ impl Slot {
             verdict;
         // No data reaches into the future. From a clock that is fast it would let a bake end on what was never seen.
         evidence.until = evidence.until.min(now);
-        self.evidence = Some(evidence);
+        self.evidence = Some(Arc::new(evidence));
         finding
     }
 

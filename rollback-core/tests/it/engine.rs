@@ -8,7 +8,7 @@ use rollback_core::{
     engine::{Busy, Engine, NewRollout, WayBack},
     gate::{self, NoData, Policy},
     hook::{Exit, Hook},
-    model::{Actor, DriverId, Revision, RolloutId, TargetId, Weight},
+    model::{Actor, DriverId, Goal, Nonce, Revision, RolloutId, TargetId, Weight},
     plan::{Approval, Deadlines, Plan, Step},
     request::{Ask, Request},
     rollout::What,
@@ -63,6 +63,25 @@ async fn a_candidate_that_turns_bad_is_rolled_back_and_the_times_are_measured() 
     assert!(times.breach.unwrap() <= decided);
     assert!(times.restored.unwrap() >= decided && times.verified >= times.restored);
     assert!(times.verified.unwrap().duration_since(decided) < SignedDuration::from_secs(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn between_a_pushed_signal_and_the_shift_back_there_is_one_save() {
+    let (scene, fake) = (Scene::new(), Fake::new("v1", "v2"));
+    let (gate, signal) = gate::signal("alarms").unwrap();
+    scene.target(checkout(&fake).gate(gate.silence_is_healthy(), Policy::default()));
+    let handle = scene.start(canary()).await;
+    until(&handle, "baking").await;
+    let (_, before) = scene.store.load(handle.id()).await.unwrap();
+    signal.unhealthy("pager");
+    let outcome = handle.finished().await;
+    assert_eq!(outcome.exit_code(), 1, "{outcome}");
+    let attempt = outcome.rollout.attempt.as_ref().unwrap();
+    assert_eq!(
+        attempt.nonce,
+        Nonce::new(handle.id(), before.next(), Goal::Baseline),
+        "the verdict, the state and the attempt are in the record of the next serial"
+    );
 }
 
 #[tokio::test(start_paused = true)]

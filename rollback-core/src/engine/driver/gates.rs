@@ -59,7 +59,7 @@ impl Driver {
             weight: self.rollout.weight.unwrap_or(Weight::NONE),
             since: self.rollout.since,
             now: wall,
-            last: self.rollout.gates[gate].evidence.clone(),
+            last: self.rollout.gates[gate].evidence.as_deref().cloned(),
         }
     }
 
@@ -100,7 +100,7 @@ impl Driver {
         let breach = self.rollout.gates[index].unhealthy_since.unwrap_or(wall);
         self.change().times.breach.get_or_insert(breach);
         self.log(wall, What::Tripped { gate: gate.clone(), why: why.clone() });
-        let verdict = Verdict::Unhealthy(self.rollout.gates[index].evidence.clone().expect("just judged"));
+        let verdict = Verdict::Unhealthy(self.rollout.gates[index].evidence.as_deref().cloned().expect("just judged"));
         let decide = || match self.rollout.kind {
             // P15: a rollback of a rollback is a person's decision.
             Kind::Return => AskPerson.decide(&self.rollout, &verdict),

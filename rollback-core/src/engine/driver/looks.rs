@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use super::{Answer, Driver, Pending, SAVE_EVERY, TRIES, TRIES_BACK, UNSAVED_AFTER, backoff, later};
+use super::{Answer, Driver, Pending, SAVE_EVERY, TRIES, TRIES_BACK, UNSAVED_AFTER, later};
 use crate::engine::call::{bounded, kept};
 use crate::error::{ErrorKind, Result};
 use crate::model::{Attempt, Effect, Goal, Nonce, Note, Observed, Progress, Serial, Version, Weight};
@@ -204,7 +204,7 @@ impl Driver {
         let now = Instant::now();
         let Err(e) = result else {
             if wanted && self.rollout.tries.as_ref().is_none_or(|tries| tries.count == 1) {
-                self.look_backoff = backoff(self.target.pace.busy);
+                self.look_backoff.reset();
                 self.look_at = Some(now);
             } else if wanted {
                 // Accepted, and due all the same: asking faster than the target can follow uses up all tries at once.

@@ -52,7 +52,7 @@ impl Driver {
             closed.extend(readiness.no_way_back.iter().map(Note::as_str));
         }
         let closed = (!closed.is_empty()).then(|| Note::new(closed.join("; ")));
-        self.change().readiness = readiness;
+        self.change().readiness = Arc::new(readiness);
         match closed {
             Some(why) => self.feed(Event::Refused(Refusal::NotReady { why }), wall),
             None => self.next_hook(false, wall),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use super::{Answer, Driver, SAVE_EVERY, Saving, backoff};
+use super::{Answer, Driver, SAVE_EVERY, Saving};
 use crate::engine::call::bounded;
 use crate::engine::live::{Phase, Status};
 use crate::error::{Error, ErrorKind, Result};
@@ -85,7 +85,7 @@ impl Driver {
         match result {
             Ok(serial) => {
                 self.saving = Saving::No;
-                self.save_backoff = backoff(Duration::from_secs(5));
+                self.save_backoff.reset();
                 self.serial = serial;
                 self.saved = edition;
                 self.proof = Some(begun);
@@ -134,8 +134,7 @@ impl Driver {
     }
 
     pub(super) fn save_pause(&mut self, e: &Error) -> Duration {
-        let pause = self.save_backoff.next().unwrap_or(Duration::from_secs(5));
-        pause.max(e.retry_after().unwrap_or_default())
+        self.save_backoff.next().max(e.retry_after().unwrap_or_default())
     }
 
     pub(super) fn away(&mut self, e: &Error, wall: Timestamp) {
@@ -148,6 +147,10 @@ impl Driver {
         let told = self.untold.iter().take_while(|(edition, _)| *edition <= saved).count();
         for (_, Entry { at, what }) in self.untold.drain(..told) {
             self.inner.tell(&self.target, &RolloutEvent { rollout: Arc::clone(rollout), at, what });
+        }
+        if self.untold.is_empty() {
+            // Room for the next ones would be kept for as long as the step bakes.
+            self.untold = Vec::new();
         }
         let phase = if rollout.state.is_open() { Phase::Driven } else { Phase::Over };
         if self.edition == self.saved || phase == Phase::Driven {
