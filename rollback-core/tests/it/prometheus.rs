@@ -126,6 +126,19 @@ async fn a_server_that_does_not_answer_is_no_data() {
 }
 
 #[tokio::test]
+async fn a_server_that_asks_for_time_is_given_it() {
+    for body in ["slow down", r#"{"status":"error","errorType":"too_many_requests","error":"slow down"}"#] {
+        let raw = Raw::page("429 Too Many Requests", "Retry-After: 7\r\n", body).await;
+        let error = gate(&Server::new(&raw.url("")).unwrap()).preflight(&change(), &plan()).await.unwrap_err();
+        assert_eq!(
+            (error.kind(), error.retry_after()),
+            (ErrorKind::Throttled, Some(Duration::from_secs(7))),
+            "{error}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn credentials_are_in_no_verdict_even_if_the_server_says_them_back() {
     let echo = |status: &'static str, json: bool| {
         Raw::new(move |request, mut stream| async move {
