@@ -470,7 +470,7 @@ fn settings_that_cannot_work_are_refused() {
     assert!(Prometheus::new("e", &server, "up", Bound::AtMost(f64::INFINITY)).is_err());
     assert!(Prometheus::new("e", &server, "up{v=\"{{revison}}\"}", Bound::AtMost(1.0)).is_err());
     let gate = Prometheus::new("e", &server, "up", Bound::AtMost(1.0)).unwrap();
-    assert!(gate.clone().fresh("sum(up)").is_err() && gate.clone().fresh("up{a=\"b\"} or x").is_err());
+    assert!(gate.clone().fresh("sum(up)").is_err() && gate.clone().fresh("up{a=\"b\"} or x{a=\"b\"}").is_err());
     assert!(gate.at_least_requests(5).is_err());
     assert!(Selector::new("a-b").is_err() && Selector::new("a").unwrap().by("b c").is_err());
     assert!(Server::new("http://127.0.0.1:9090/?tenant=a").is_err());
