@@ -2,6 +2,8 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod backend;
+#[cfg(any(feature = "email", feature = "report", feature = "webhook"))]
+mod brief;
 pub mod clock;
 pub mod engine;
 pub mod error;
@@ -10,6 +12,10 @@ pub mod hook;
 pub mod listener;
 pub mod model;
 pub mod plan;
+#[cfg(feature = "receiver")]
+pub mod receiver;
+#[cfg(feature = "report")]
+pub mod report;
 pub mod request;
 pub mod rollout;
 pub mod state;

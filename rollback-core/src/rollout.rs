@@ -11,7 +11,7 @@ use crate::{
     gate::Slot,
     model::{Actor, Attempt, Change, DriverId, Effect, GateName, Note, RolloutId, Weight},
     plan::Plan,
-    state::{State, Terms},
+    state::{Hold, Interrupted, State, Terms},
     store::{Record, Standing},
 };
 
@@ -72,6 +72,9 @@ pub struct Rollout {
     /// The candidate's share of traffic, as last observed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weight: Option<Weight>,
+    /// Every weight that was observed, oldest first; bounded, the middle is cut.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub weights: Vec<Weighed>,
     /// What is being waited for, as the last look had it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting_for: Option<Note>,
@@ -145,6 +148,15 @@ pub struct Times {
     /// A look saw that only the baseline serves.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub verified: Option<Timestamp>,
+}
+
+/// A share of traffic that a look saw, and did not see the time before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Weighed {
+    /// When, in wall time.
+    pub at: Timestamp,
+    /// The candidate's share.
+    pub weight: Weight,
 }
 
 /// One line of a rollout's log.
@@ -227,6 +239,8 @@ impl Rollout {
     pub const FORMAT: u32 = 1;
     /// The most lines its log keeps.
     pub const MAX_LOG: usize = 200;
+    /// The most observed weights it keeps.
+    pub const MAX_WEIGHTS: usize = 256;
 
     /// Its id.
     pub fn id(&self) -> &RolloutId {
@@ -254,11 +268,7 @@ impl Rollout {
             id: self.id().clone(),
             subject: self.change.target.clone(),
             driver: driver.cloned(),
-            standing: match self.state {
-                State::Promoted => Standing::Promoted,
-                _ if self.state.is_open() => Standing::Open,
-                _ => Standing::Over,
-            },
+            standing: self.standing(),
             format: Self::FORMAT,
             heard,
             body: body.into(),
@@ -294,7 +304,44 @@ impl Rollout {
         if rollout.state.step().is_some_and(|step| step >= steps) {
             return Err(Error::invalid(format!("the record of rollout {} is at a step its plan lacks", record.id)));
         }
+        if let State::Holding { why: Hold::Approval, from, .. } = &rollout.state
+            && !matches!(from, Interrupted::Baking { step, .. } if rollout.plan.steps()[*step].approval.is_some())
+        {
+            let why = format!("the record of rollout {} waits for an approval its plan does not ask for", record.id);
+            return Err(Error::invalid(why));
+        }
+        if rollout.standing() != record.standing {
+            let (id, state) = (&record.id, rollout.state.name());
+            let why = format!(
+                "the record of rollout {id} is marked {} and holds one that is {state}",
+                record.standing.name()
+            );
+            return Err(Error::invalid(why));
+        }
         Ok(rollout)
+    }
+
+    const fn standing(&self) -> Standing {
+        match self.state {
+            State::Promoted => Standing::Promoted,
+            _ if self.state.is_open() => Standing::Open,
+            _ => Standing::Over,
+        }
+    }
+
+    /// Keeps the weight that a look saw. Where a platform walks through more of them than are kept, every other one of the
+    /// middle goes: the first and the last are what a rollback is explained by.
+    pub(crate) fn weigh(&mut self, at: Timestamp, weight: Weight) {
+        self.weight = Some(weight);
+        if self.weights.len() >= Self::MAX_WEIGHTS {
+            let middle = Self::MAX_WEIGHTS / 4..Self::MAX_WEIGHTS * 3 / 4;
+            let mut index = 0;
+            self.weights.retain(|_| {
+                index += 1;
+                !middle.contains(&index) || index % 2 == 0
+            });
+        }
+        self.weights.push(Weighed { at, weight });
     }
 
     /// Adds a line to the log, and cuts its middle when it is too long.
@@ -322,11 +369,27 @@ impl fmt::Display for Rollout {
 }
 
 impl What {
+    /// Its kind, as in the record and in messages: `entered`.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Claimed { .. } => "claimed",
+            Self::Entered { .. } => "entered",
+            Self::Attempted { .. } => "attempted",
+            Self::Troubled { .. } => "troubled",
+            Self::Tripped { .. } => "tripped",
+            Self::Judged { .. } => "judged",
+            Self::Asked { .. } => "asked",
+            Self::Hook { .. } => "hook",
+            Self::Cut { .. } => "cut",
+        }
+    }
+
     /// What happened, in one line for people.
     pub fn describe(&self, plan: &Plan) -> String {
         match self {
             Self::Created => "created".into(),
-            Self::Claimed { driver } => format!("taken up by {driver}"),
+            Self::Claimed { driver } => format!("taken up by process {driver}"),
             Self::Entered { to } => to.describe(plan),
             Self::Attempted { effect, .. } => format!("asked: {effect}"),
             Self::Troubled { why } => why.to_string(),
@@ -380,6 +443,7 @@ pub(crate) fn sample() -> Rollout {
         inherited: None,
         tries: None,
         weight: None,
+        weights: Vec::new(),
         waiting_for: None,
         gates: Vec::new(),
         approvals: Vec::new(),

@@ -353,6 +353,7 @@ pub(crate) fn window() -> Window {
         target: TargetId::try_from("checkout").unwrap(),
         baseline: RevisionId::try_from("v1").unwrap(),
         candidate: RevisionId::try_from("v2").unwrap(),
+        created: now - Duration::from_secs(90),
         step: 0,
         weight: Weight::try_from(10).unwrap(),
         since: now - Duration::from_secs(60),

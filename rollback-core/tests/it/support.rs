@@ -1,11 +1,19 @@
-//! What the tests need from outside.
+//! What the tests share, and what they need from outside.
 
+#[cfg(all(feature = "alertmanager", feature = "http", feature = "prometheus", feature = "receiver"))]
+pub(crate) mod alertmanager;
+pub(crate) mod away;
 #[cfg(feature = "sql")]
 pub(crate) mod postgres;
 #[cfg(all(feature = "http", feature = "prometheus"))]
 pub(crate) mod prometheus;
 #[cfg(all(feature = "http", feature = "prometheus"))]
 pub(crate) mod raw;
+pub(crate) mod scene;
+#[cfg(all(feature = "sql", unix))]
+pub(crate) mod target;
+#[cfg(all(feature = "sql", unix))]
+pub(crate) mod trace;
 
 /// Says on standard error that a test is skipped, past the test harness, which hides what a passing test prints.
 ///

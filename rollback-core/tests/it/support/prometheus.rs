@@ -19,7 +19,7 @@ static SERVER: Mutex<Weak<Server>> = Mutex::new(Weak::new());
 /// A server, stopped when it is dropped.
 pub(crate) struct Server {
     url: String,
-    own: Option<Child>,
+    own: Option<(Child, tempfile::TempDir)>,
 }
 
 /// The server, or nothing where there is none, which was said.
@@ -57,8 +57,20 @@ impl Server {
         if let Ok(url) = env::var("ROLLBACK_TEST_PROMETHEUS") {
             return Ok(Self { url: url.trim_end_matches('/').to_owned(), own: None });
         }
+        Self::own(&[("prometheus.yml", "global: {}\n")], &[])
+    }
+
+    /// One of our own, with these files, the first of which is its configuration, and these options more.
+    pub(crate) fn own(files: &[(&str, &str)], options: &[&str]) -> Result<Self, String> {
+        let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
+        for (name, text) in files {
+            std::fs::write(folder.path().join(name), text).map_err(|e| e.to_string())?;
+        }
         let mut own = Command::new("sh")
-            .args(["-c", SCRIPT])
+            .args(["-c", SCRIPT, "sh"])
+            .arg(format!("--config.file={}", folder.path().join(files[0].0).display()))
+            .args(options)
+            .env("FOLDER", folder.path())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -74,7 +86,7 @@ impl Server {
         // It must not stop because nobody reads what it says.
         std::thread::spawn(move || log.for_each(drop));
         match port {
-            Some(port) => Ok(Self { url: format!("http://127.0.0.1:{port}"), own: Some(own) }),
+            Some(port) => Ok(Self { url: format!("http://127.0.0.1:{port}"), own: Some((own, folder)) }),
             None => {
                 stop(&mut own);
                 Err(format!("no prometheus on the PATH that starts ({last:?}); set ROLLBACK_TEST_PROMETHEUS"))
@@ -108,7 +120,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        if let Some(own) = &mut self.own {
+        if let Some((own, _)) = &mut self.own {
             stop(own);
         }
     }
@@ -130,7 +142,7 @@ pub(crate) async fn saying(body: &str) -> Raw {
     Raw::page("200 OK", "Content-Type: application/json\r\n", body).await
 }
 
-fn client() -> reqwest::Client {
+pub(crate) fn client() -> reqwest::Client {
     // Plain HTTP, yet the builder wants to know how TLS is spoken.
     let ring = Arc::new(rustls::crypto::ring::default_provider());
     let tls = rustls::ClientConfig::builder_with_provider(ring)
@@ -197,12 +209,10 @@ fn snappy(bytes: &[u8]) -> Vec<u8> {
 /// Ends with the process that started it, however that ends: then its standard input is closed.
 const SCRIPT: &str = r#"
 set -e
-folder=$(mktemp -d "${TMPDIR:-/tmp}/rollback-prometheus.XXXXXX")
-trap 'rm -rf "$folder"' EXIT
+trap 'rm -rf "$FOLDER"' EXIT
 trap '' INT TERM
-echo 'global: {}' > "$folder/prometheus.yml"
-prometheus --config.file="$folder/prometheus.yml" --storage.tsdb.path="$folder/data" --log.level=info \
-    --web.listen-address=127.0.0.1:0 --web.enable-remote-write-receiver 2>&1 < /dev/null &
+prometheus --storage.tsdb.path="$FOLDER/data" --web.listen-address=127.0.0.1:0 --web.enable-remote-write-receiver \
+    --log.level=info "$@" 2>&1 < /dev/null &
 server=$!
 # Only the server holds it now, so that its end is heard.
 exec > /dev/null
