@@ -1,6 +1,8 @@
 //! Health gates: what judges a candidate, how its verdicts count, and the built-in combinations.
 
 mod combine;
+#[cfg(feature = "compare")]
+mod compare;
 mod policy;
 mod signal;
 #[cfg(feature = "compare")]
@@ -17,6 +19,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
+#[cfg(feature = "compare")]
+pub use self::compare::{Budget, Compare, Share};
 pub use self::{
     combine::{All, Any, AtLeast, DryRun, FromFn, all, any, at_least, dry_run, from_fn},
     policy::{Finding, NoData, Policy, Skip, Slot, Standing, Trip},

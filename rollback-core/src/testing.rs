@@ -4,4 +4,6 @@ pub mod backend;
 pub mod clock;
 pub mod fakes;
 pub mod gates;
+#[cfg(feature = "compare")]
+pub mod source;
 pub mod store;
