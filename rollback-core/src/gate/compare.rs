@@ -535,3 +535,6 @@ fn percent(count: Count) -> String {
     }
     format!("{} %", digits(100.0 * count.failures as f64 / count.requests as f64))
 }
+
+#[cfg(all(test, feature = "testing"))]
+mod tests;
