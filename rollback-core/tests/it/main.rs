@@ -4,6 +4,8 @@
 mod alertmanager;
 mod backends;
 mod bad_input;
+#[cfg(feature = "compare")]
+mod compare;
 mod engine;
 mod gates;
 #[cfg(all(feature = "http", feature = "prometheus"))]
