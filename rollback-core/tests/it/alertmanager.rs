@@ -344,8 +344,7 @@ rule_files: [rules.yml]
 alerting: {{alertmanagers: [{{static_configs: [{{targets: ['{address}']}}]}}]}}
 "
     );
-    let files = [("prometheus.yml", config.as_str()), ("rules.yml", RULES)];
-    let prometheus = match prometheus::Server::own(&files, &["--rules.alert.resend-delay=1s"]) {
+    let prometheus = match prometheus::Server::own(&config, RULES, &["--rules.alert.resend-delay=1s"]) {
         Ok(prometheus) => prometheus,
         Err(why) => return crate::support::skip("prometheus", &why),
     };

@@ -11,6 +11,8 @@ mod http;
 mod prometheus;
 #[cfg(feature = "receiver")]
 mod receiver;
+#[cfg(all(feature = "http", feature = "prometheus", feature = "compare"))]
+mod prometheus_source;
 mod search;
 mod stores;
 mod support;

@@ -19,7 +19,7 @@ static SERVER: Mutex<Weak<Server>> = Mutex::new(Weak::new());
 /// A server, stopped when it is dropped.
 pub(crate) struct Server {
     url: String,
-    own: Option<(Child, tempfile::TempDir)>,
+    own: Option<Child>,
 }
 
 /// The server, or nothing where there is none, which was said.
@@ -57,27 +57,22 @@ impl Server {
         if let Ok(url) = env::var("ROLLBACK_TEST_PROMETHEUS") {
             return Ok(Self { url: url.trim_end_matches('/').to_owned(), own: None });
         }
-        Self::own(&[("prometheus.yml", "global: {}\n")], &[])
+        Self::own("global: {}", "groups: []", &[])
     }
 
-    /// One of our own, with these files, the first of which is its configuration, and these options more.
-    pub(crate) fn own(files: &[(&str, &str)], options: &[&str]) -> Result<Self, String> {
-        let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
-        for (name, text) in files {
-            std::fs::write(folder.path().join(name), text).map_err(|e| e.to_string())?;
-        }
-        let config = folder.path().join(files[0].0);
-        let mut child = Command::new("prometheus")
-            .arg(format!("--config.file={}", config.display()))
-            .arg(format!("--storage.tsdb.path={}", folder.path().join("data").display()))
-            .args(["--web.listen-address=127.0.0.1:0", "--web.enable-remote-write-receiver", "--log.level=info"])
+    /// One of our own with this configuration, these rules in `rules.yml` beside it, and these options more.
+    pub(crate) fn own(config: &str, rules: &str, options: &[&str]) -> Result<Self, String> {
+        let mut own = Command::new("sh")
+            .args(["-c", SCRIPT, "prometheus"])
             .args(options)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
+            .env("CONFIG", config)
+            .env("RULES", rules)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
             .spawn()
-            .map_err(|e| format!("prometheus does not start ({e}); set ROLLBACK_TEST_PROMETHEUS"))?;
-        let mut log = BufReader::new(child.stderr.take().expect("it is piped")).lines();
+            .map_err(|e| format!("the shell does not start: {e}"))?;
+        let mut log = BufReader::new(own.stdout.take().expect("it is piped")).lines();
         let mut last = String::new();
         let port = log.by_ref().map_while(Result::ok).find_map(|line| {
             let port = line.contains("\"Listening on\"").then(|| line.rsplit_once("address=127.0.0.1:"));
@@ -87,11 +82,10 @@ impl Server {
         // It must not stop because nobody reads what it says.
         std::thread::spawn(move || log.for_each(drop));
         match port {
-            Some(port) => Ok(Self { url: format!("http://127.0.0.1:{port}"), own: Some((child, folder)) }),
+            Some(port) => Ok(Self { url: format!("http://127.0.0.1:{port}"), own: Some(own) }),
             None => {
-                drop(child.kill());
-                drop(child.wait());
-                Err(format!("prometheus ended: {last}"))
+                stop(&mut own);
+                Err(format!("no prometheus on the PATH that starts ({last:?}); set ROLLBACK_TEST_PROMETHEUS"))
             }
         }
     }
@@ -122,11 +116,16 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        if let Some((child, _)) = &mut self.own {
-            drop(child.kill());
-            drop(child.wait());
+        if let Some(own) = &mut self.own {
+            stop(own);
         }
     }
+}
+
+pub(super) fn stop(own: &mut Child) {
+    // The script waits for its standard input to end.
+    drop(own.stdin.take());
+    drop(own.wait());
 }
 
 /// A Prometheus that is not there any more.
@@ -202,3 +201,21 @@ fn snappy(bytes: &[u8]) -> Vec<u8> {
     }
     out
 }
+
+/// Ends with the process that started it, however that ends: then its standard input is closed.
+const SCRIPT: &str = r#"
+set -e
+folder=$(mktemp -d "${TMPDIR:-/tmp}/rollback-prometheus.XXXXXX")
+trap 'rm -rf "$folder"' EXIT
+trap '' INT TERM
+printf %s "$CONFIG" > "$folder/prometheus.yml"
+printf %s "$RULES" > "$folder/rules.yml"
+prometheus --config.file="$folder/prometheus.yml" --storage.tsdb.path="$folder/data" --log.level=info \
+    --web.listen-address=127.0.0.1:0 --web.enable-remote-write-receiver "$@" 2>&1 < /dev/null &
+server=$!
+# Only the server holds it now, so that its end is heard.
+exec > /dev/null
+cat
+kill -KILL $server
+wait $server || true
+"#;
