@@ -9,10 +9,10 @@ mod gates;
 mod http;
 #[cfg(all(feature = "http", feature = "prometheus"))]
 mod prometheus;
-#[cfg(feature = "receiver")]
-mod receiver;
 #[cfg(all(feature = "http", feature = "prometheus", feature = "compare"))]
 mod prometheus_source;
+#[cfg(feature = "receiver")]
+mod receiver;
 mod search;
 mod stores;
 mod support;
