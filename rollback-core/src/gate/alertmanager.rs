@@ -193,9 +193,10 @@ impl HealthGate for Alertmanager {
         let mut before: Vec<String> = old.iter().map(|alert| alert.fingerprint.clone()).collect();
         if matches!(self.preexisting, Preexisting::Ignore(_)) || beats.is_err() {
             // To have ended takes a Prometheus that would say so.
-            before.extend(memory.before.into_iter().filter(|known| !before.contains(known)).collect::<Vec<_>>());
+            before.extend(memory.before);
         }
         before.sort_unstable();
+        before.dedup();
         let many = before.len() > Self::MAX_PREEXISTING;
         let until = *beats.as_ref().unwrap_or(&window.since);
         let evidence = |until: Timestamp, summary: String| {

@@ -24,6 +24,8 @@ mod receiver;
 mod records;
 #[cfg(feature = "report")]
 mod reports;
+#[cfg(feature = "receiver")]
+mod receiver;
 mod search;
 mod served;
 mod stores;

@@ -11,12 +11,12 @@ use std::{
 use rollback_core::web::reqwest;
 use serde_json::Value;
 
-use super::prometheus::client;
+use super::prometheus::{client, stop};
 
 /// A server, stopped when it is dropped.
 pub(crate) struct Server {
     url: String,
-    own: Option<(Child, tempfile::TempDir)>,
+    own: Option<Child>,
 }
 
 /// The server, or nothing where there is none, which was said.
@@ -51,25 +51,15 @@ async fn ready(server: Result<Server, String>) -> Option<Server> {
 
 impl Server {
     fn start(config: &str) -> Result<Self, String> {
-        let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
-        let file = folder.path().join("alertmanager.yml");
-        std::fs::write(&file, config).map_err(|e| e.to_string())?;
-        // Debian's name first, its makers' second.
-        let start = |program| {
-            Command::new(program)
-                .arg(format!("--config.file={}", file.display()))
-                .arg(format!("--storage.path={}", folder.path().join("data").display()))
-                // Without an empty cluster address it opens a port that all share.
-                .args(["--web.listen-address=127.0.0.1:0", "--cluster.listen-address=", "--log.level=info"])
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .stderr(Stdio::piped())
-                .spawn()
-        };
-        let mut child = start("prometheus-alertmanager")
-            .or_else(|_| start("alertmanager"))
-            .map_err(|e| format!("prometheus-alertmanager does not start ({e}); set ROLLBACK_TEST_ALERTMANAGER"))?;
-        let mut log = BufReader::new(child.stderr.take().expect("it is piped")).lines();
+        let mut own = Command::new("sh")
+            .args(["-c", SCRIPT])
+            .env("CONFIG", config)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(|e| format!("the shell does not start: {e}"))?;
+        let mut log = BufReader::new(own.stdout.take().expect("it is piped")).lines();
         let mut last = String::new();
         let port = log.by_ref().map_while(Result::ok).find_map(|line| {
             let port = line.contains("\"Listening on\"").then(|| line.rsplit_once("address=127.0.0.1:"));
@@ -79,11 +69,10 @@ impl Server {
         // It must not stop because nobody reads what it says.
         std::thread::spawn(move || log.for_each(drop));
         match port {
-            Some(port) => Ok(Self { url: format!("http://127.0.0.1:{port}"), own: Some((child, folder)) }),
+            Some(port) => Ok(Self { url: format!("http://127.0.0.1:{port}"), own: Some(own) }),
             None => {
-                drop(child.kill());
-                drop(child.wait());
-                Err(format!("alertmanager ended: {last}"))
+                stop(&mut own);
+                Err(format!("no alertmanager on the PATH that starts ({last:?}); set ROLLBACK_TEST_ALERTMANAGER"))
             }
         }
     }
@@ -108,9 +97,27 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        if let Some((child, _)) = &mut self.own {
-            drop(child.kill());
-            drop(child.wait());
+        if let Some(own) = &mut self.own {
+            stop(own);
         }
     }
 }
+
+/// Ends with the process that started it, however that ends: then its standard input is closed. Debian's name comes
+/// first, its makers' second. Without an empty cluster address it opens a port that all share.
+const SCRIPT: &str = r#"
+set -e
+program=$(command -v prometheus-alertmanager || command -v alertmanager)
+folder=$(mktemp -d "${TMPDIR:-/tmp}/rollback-alertmanager.XXXXXX")
+trap 'rm -rf "$folder"' EXIT
+trap '' INT TERM
+printf %s "$CONFIG" > "$folder/alertmanager.yml"
+"$program" --config.file="$folder/alertmanager.yml" --storage.path="$folder/data" --log.level=info \
+    --web.listen-address=127.0.0.1:0 --cluster.listen-address= 2>&1 < /dev/null &
+server=$!
+# Only the server holds it now, so that its end is heard.
+exec > /dev/null
+cat
+kill -KILL $server
+wait $server || true
+"#;
