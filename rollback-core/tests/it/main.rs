@@ -3,6 +3,10 @@
 mod backends;
 mod engine;
 mod gates;
+#[cfg(feature = "email")]
+mod mail;
+#[cfg(feature = "webhook")]
+mod messages;
 #[cfg(feature = "report")]
 mod reports;
 mod search;

@@ -1,5 +1,7 @@
 //! What the tests need from outside.
 
+#[cfg(any(feature = "email", feature = "webhook"))]
+pub(crate) mod events;
 #[cfg(feature = "sql")]
 pub(crate) mod postgres;
 
@@ -7,7 +9,7 @@ pub(crate) mod postgres;
 ///
 /// # Panics
 /// When `ROLLBACK_TEST_REQUIRE` is `all` or names what is missing.
-#[cfg(feature = "sql")]
+#[cfg(any(feature = "email", feature = "sql", feature = "webhook"))]
 pub(crate) fn skip(missing: &str, why: &str) {
     use std::io::Write as _;
     let required = std::env::var("ROLLBACK_TEST_REQUIRE").unwrap_or_default();
