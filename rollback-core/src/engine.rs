@@ -407,6 +407,46 @@ impl Engine {
         self.inner.live_one(id).map(Handle::new)
     }
 
+    /// The rollout as last saved, wherever it is driven.
+    ///
+    /// # Errors
+    /// `NotFound` when there is none of this id; else what kept the store from answering, or its record from being read.
+    pub async fn rollout(&self, id: &RolloutId) -> Result<Arc<Rollout>> {
+        if let Some(handle) = self.handle(id) {
+            return Ok(handle.status());
+        }
+        let (record, _) = bounded(self.inner.patience(), self.inner.store.load(id)).await?;
+        Ok(Arc::new(Rollout::from_record(&record)?))
+    }
+
+    /// The open rollout of this target, as last saved, and whether this process drives it. Asks the store only where no
+    /// rollout of the target is driven here.
+    #[cfg(feature = "receiver")]
+    pub(crate) async fn open_rollout(&self, target: &TargetId) -> Result<Option<(Arc<Rollout>, bool)>> {
+        let here = || {
+            let live = lock(&self.inner.live);
+            let mut driven = live.values().flatten().map(|live| Handle::new(Arc::clone(live)).status());
+            driven.find(|rollout| rollout.change.target == *target && rollout.state.is_open())
+        };
+        if let Some(rollout) = here() {
+            return Ok(Some((rollout, true)));
+        }
+        let Some(claim) = self.inner.open().await?.into_iter().find(|claim| claim.subject == *target) else {
+            return Ok(None);
+        };
+        // It may have been started here while the store was asked.
+        match here() {
+            Some(rollout) => Ok(Some((rollout, true))),
+            None => Ok(Some((self.rollout(&claim.id).await?, claim.driver.as_ref() == Some(&self.inner.driver)))),
+        }
+    }
+
+    /// The time now, by the engine's clock.
+    #[cfg(feature = "receiver")]
+    pub(crate) fn now(&self) -> jiff::Timestamp {
+        self.inner.clock.now()
+    }
+
     /// How many events listeners were too slow to be told, by this engine and its targets.
     pub fn dropped_events(&self) -> u64 {
         let targets: u64 = lock(&self.inner.targets).values().flat_map(|target| &target.posts).map(Post::dropped).sum();
@@ -424,14 +464,21 @@ impl Engine {
         while !lock(&self.inner.live).is_empty() && Instant::now() < until {
             tokio::time::sleep(Duration::from_millis(10).min(deadline)).await;
         }
-        let threads: Vec<_> = lock(&self.inner.posts).iter_mut().filter_map(Post::close).collect();
-        let told = tokio::task::spawn_blocking(move || {
+        let mut threads: Vec<_> = lock(&self.inner.posts).iter().filter_map(Post::close).collect();
+        threads.extend(lock(&self.inner.targets).values().flat_map(|target| &target.posts).filter_map(Post::close));
+        // On a thread of its own and not the runtime's: a runtime that ends waits for its threads, and so for a listener
+        // that blocks for ever.
+        let (told, all_told) = tokio::sync::oneshot::channel();
+        let waiting = std::thread::Builder::new().name("rollback-shutdown".into()).spawn(move || {
             for thread in threads {
                 // A listener that panics is caught in its thread; a join error has nothing more to say.
                 let _ = thread.join();
             }
+            let _ = told.send(());
         });
-        let _ = tokio::time::timeout_at(until, told).await;
+        if waiting.is_ok() {
+            let _ = tokio::time::timeout_at(until, all_told).await;
+        }
     }
 
     async fn claim_all(&self, claims: Vec<Claim>, resumed: &mut Resumed) {
@@ -511,7 +558,12 @@ impl Inner {
     }
 
     async fn open(&self) -> Result<Vec<Claim>> {
-        bounded(self.pulse.lease().max(Duration::from_secs(10)), self.store.open()).await
+        bounded(self.patience(), self.store.open()).await
+    }
+
+    /// How long the store may take to answer a question that no rollout waits for.
+    fn patience(&self) -> Duration {
+        self.pulse.lease().max(Duration::from_secs(10))
     }
 
     // ---------------------------------------------------------------------------------------------------------- start
@@ -817,7 +869,12 @@ impl Inner {
     async fn beat(&self) -> Result<()> {
         let (begun, wall) = (Instant::now(), self.clock.now());
         let asked = bounded(self.pulse.lease() / 2, self.store.beat(&self.driver)).await?;
-        self.pulse.heard(begun, wall);
+        if self.pulse.heard(begun, wall) {
+            // Others may have taken for dead what was silent: every driver asks its record.
+            for live in lock(&self.live).values().flatten() {
+                live.bell.ring(crate::wake::Bell::INBOX);
+            }
+        }
         for (id, asked) in asked {
             if let Some(live) = self.live_one(&id) {
                 live.ask(Asking { number: Some(asked.number), request: asked.request, reply: None });
@@ -935,7 +992,8 @@ fn align(rollout: &mut Rollout, target: &Target) -> Result<()> {
     let judged = !matches!(rollout.state, State::RollingBack { .. });
     if let Some(gone) = recorded.iter().find(|slot| slot.counts() && judged) {
         return Err(Error::invalid(format!(
-            "rollout {} is guarded by gate {}, which target {} no longer has; register it, or abort the rollout",
+            "rollout {} is guarded by gate {}, which target {} no longer has; register the target with it, and skip it \
+             there if it is not wanted",
             rollout.id(),
             gone.name,
             target.id

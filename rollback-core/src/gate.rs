@@ -1,12 +1,20 @@
 //! Health gates: what judges a candidate, how its verdicts count, and the built-in combinations.
 
+#[cfg(feature = "alertmanager")]
+mod alertmanager;
 mod combine;
 #[cfg(feature = "http")]
 pub mod http;
 mod policy;
 #[cfg(feature = "prometheus")]
 pub mod prometheus;
+#[cfg(feature = "compare")]
+pub mod sequential;
 mod signal;
+#[cfg(feature = "compare")]
+pub mod source;
+#[cfg(feature = "compare")]
+pub mod stats;
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -15,6 +23,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
+#[cfg(feature = "alertmanager")]
+pub use self::alertmanager::{Alertmanager, Preexisting};
 #[cfg(feature = "http")]
 pub use self::http::Http;
 #[cfg(feature = "prometheus")]
@@ -90,6 +100,8 @@ pub struct Window {
     pub baseline: RevisionId,
     /// The revision to judge.
     pub candidate: RevisionId,
+    /// When the rollout was created: what was wrong before cannot be the candidate's fault.
+    pub created: Timestamp,
     /// Index of the plan's step.
     pub step: usize,
     /// The candidate's share of traffic, as last observed.

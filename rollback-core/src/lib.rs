@@ -12,6 +12,8 @@ pub mod hook;
 pub mod listener;
 pub mod model;
 pub mod plan;
+#[cfg(feature = "receiver")]
+pub mod receiver;
 #[cfg(feature = "report")]
 pub mod report;
 pub mod request;

@@ -4,7 +4,7 @@ use std::{
     fmt,
     panic::AssertUnwindSafe,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
         mpsc::{Receiver, SyncSender, sync_channel},
     },
@@ -69,8 +69,8 @@ pub struct RolloutEvent {
 /// The queue and the thread of one listener.
 #[derive(Debug)]
 pub(crate) struct Post {
-    queue: Option<SyncSender<RolloutEvent>>,
-    thread: Option<JoinHandle<()>>,
+    queue: Mutex<Option<SyncSender<RolloutEvent>>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
     dropped: Arc<AtomicU64>,
 }
 
@@ -82,12 +82,12 @@ impl Post {
         let (queue, events) = sync_channel(Self::QUEUE);
         let thread =
             std::thread::Builder::new().name("rollback-listener".into()).spawn(move || deliver(&*listener, &events))?;
-        Ok(Self { queue: Some(queue), thread: Some(thread), dropped: Arc::default() })
+        Ok(Self { queue: Mutex::new(Some(queue)), thread: Mutex::new(Some(thread)), dropped: Arc::default() })
     }
 
     /// Queues an event, or drops and counts it.
     pub(crate) fn send(&self, event: RolloutEvent) {
-        let sent = self.queue.as_ref().is_some_and(|queue| queue.try_send(event).is_ok());
+        let sent = lock(&self.queue).as_ref().is_some_and(|queue| queue.try_send(event).is_ok());
         if !sent {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
@@ -99,10 +99,14 @@ impl Post {
     }
 
     /// No more events; the thread to wait for, which ends when it has told what is queued.
-    pub(crate) fn close(&mut self) -> Option<JoinHandle<()>> {
-        self.queue = None;
-        self.thread.take()
+    pub(crate) fn close(&self) -> Option<JoinHandle<()>> {
+        *lock(&self.queue) = None;
+        lock(&self.thread).take()
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn deliver(listener: &dyn Listener, events: &Receiver<RolloutEvent>) {
@@ -115,7 +119,7 @@ fn deliver(listener: &dyn Listener, events: &Receiver<RolloutEvent>) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Condvar, Mutex, mpsc};
+    use std::sync::{Condvar, mpsc};
 
     use super::*;
     use crate::{
@@ -166,7 +170,7 @@ mod tests {
     #[test]
     fn a_listener_that_stands_still_delays_nobody_and_what_it_misses_is_counted() {
         let (listener, hears) = Listening::new(true, None);
-        let mut post = Post::new(listener.clone()).unwrap();
+        let post = Post::new(listener.clone()).unwrap();
         post.send(event(0));
         // From here on the thread stands in the first event, and the queue is empty.
         assert_eq!(hears.recv().unwrap(), 0);
@@ -188,7 +192,7 @@ mod tests {
     #[test]
     fn a_panic_costs_its_event_and_no_other() {
         let (listener, hears) = Listening::new(false, Some(1));
-        let mut post = Post::new(listener).unwrap();
+        let post = Post::new(listener).unwrap();
         (0..4).for_each(|number| post.send(event(number)));
         post.close().unwrap().join().unwrap();
         assert_eq!(hears.try_iter().collect::<Vec<_>>(), [0, 1, 2, 3]);
@@ -198,7 +202,7 @@ mod tests {
     #[test]
     fn closing_tells_all_that_is_queued_and_takes_nothing_more() {
         let (listener, hears) = Listening::new(true, None);
-        let mut post = Post::new(listener.clone()).unwrap();
+        let post = Post::new(listener.clone()).unwrap();
         (0..100).for_each(|number| post.send(event(number)));
         let thread = post.close().unwrap();
         post.send(event(100));

@@ -89,7 +89,8 @@ names! {
     /// The target's version: handed out by a look, spent by a shift. Opaque, 1 to 1,024 bytes, without secrets.
     /// Versions are equal or not; neither is ever "newer".
     Version: "a version", 1024;
-    /// Marks one attempt for ever: `rollout/serial/goal`. Backends write it on the target.
+    /// Marks one attempt for ever: `rollout/serial/goal`, or `rollout/since.serial/goal` by a driver that took the
+    /// rollout over. Opaque to backends, which write it on the target.
     Nonce: "a nonce", 512;
 }
 
@@ -113,6 +114,17 @@ impl Nonce {
     /// The nonce of the attempt that is saved in the record with this serial.
     pub fn new(rollout: &RolloutId, serial: Serial, goal: Goal) -> Self {
         Self(format!("{rollout}/{serial}/{goal:#}").into())
+    }
+
+    /// The same by a driver whose first save had the serial `since`.
+    ///
+    /// The driver before may have sent attempts that no record shows, numbered on from the serial that it knew: without
+    /// `since` the next driver would give the same nonce to another attempt.
+    pub(crate) fn by_driver(rollout: &RolloutId, since: Serial, serial: Serial, goal: Goal) -> Self {
+        match since {
+            Serial(1) => Self::new(rollout, serial, goal),
+            _ => Self(format!("{rollout}/{since}.{serial}/{goal:#}").into()),
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use crate::{
     gate::Slot,
     model::{Actor, Attempt, Change, DriverId, Effect, GateName, Note, RolloutId, Weight},
     plan::Plan,
-    state::{State, Terms},
+    state::{Hold, Interrupted, State, Terms},
     store::{Record, Standing},
 };
 
@@ -268,11 +268,7 @@ impl Rollout {
             id: self.id().clone(),
             subject: self.change.target.clone(),
             driver: driver.cloned(),
-            standing: match self.state {
-                State::Promoted => Standing::Promoted,
-                _ if self.state.is_open() => Standing::Open,
-                _ => Standing::Over,
-            },
+            standing: self.standing(),
             format: Self::FORMAT,
             heard,
             body: body.into(),
@@ -308,7 +304,29 @@ impl Rollout {
         if rollout.state.step().is_some_and(|step| step >= steps) {
             return Err(Error::invalid(format!("the record of rollout {} is at a step its plan lacks", record.id)));
         }
+        if let State::Holding { why: Hold::Approval, from, .. } = &rollout.state
+            && !matches!(from, Interrupted::Baking { step, .. } if rollout.plan.steps()[*step].approval.is_some())
+        {
+            let why = format!("the record of rollout {} waits for an approval its plan does not ask for", record.id);
+            return Err(Error::invalid(why));
+        }
+        if rollout.standing() != record.standing {
+            let (id, state) = (&record.id, rollout.state.name());
+            let why = format!(
+                "the record of rollout {id} is marked {} and holds one that is {state}",
+                record.standing.name()
+            );
+            return Err(Error::invalid(why));
+        }
         Ok(rollout)
+    }
+
+    const fn standing(&self) -> Standing {
+        match self.state {
+            State::Promoted => Standing::Promoted,
+            _ if self.state.is_open() => Standing::Open,
+            _ => Standing::Over,
+        }
     }
 
     /// Keeps the weight that a look saw. Where a platform walks through more of them than are kept, every other one of the
@@ -371,7 +389,7 @@ impl What {
     pub fn describe(&self, plan: &Plan) -> String {
         match self {
             Self::Created => "created".into(),
-            Self::Claimed { driver } => format!("taken up by {driver}"),
+            Self::Claimed { driver } => format!("taken up by process {driver}"),
             Self::Entered { to } => to.describe(plan),
             Self::Attempted { effect, .. } => format!("asked: {effect}"),
             Self::Troubled { why } => why.to_string(),

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     model::{Actor, Attempt, Effect, GateName, Goal, Note, Observed, Progress, RolloutId, Serves, Weight},
-    plan::Plan,
+    plan::{Plan, Step},
 };
 
 /// What a rollout is attempting. Saved on entry, so it is also the write-ahead intent.
@@ -180,7 +180,7 @@ impl fmt::Display for Cause {
             Self::Unhealthy { gate, why } => write!(f, "gate {gate} is unhealthy: {why}"),
             Self::NoData { gate, why } => write!(f, "gate {gate} has no data: {why}"),
             Self::Failed { why } => write!(f, "failed: {why}"),
-            Self::Deadline { why } => write!(f, "took too long: {why}"),
+            Self::Deadline { why } => write!(f, "out of time: {why}"),
             Self::Aborted { by, why } => write!(f, "aborted by {by}: {why}"),
             Self::Drifted { why } => write!(f, "somebody else changed the target: {why}"),
         }
@@ -221,9 +221,9 @@ impl Hold {
     fn expired(self) -> Cause {
         match self {
             Self::Paused { by, why } => {
-                Cause::Deadline { why: Note::new(format!("paused by {by} ({why}) and not resumed in time")) }
+                Cause::Deadline { why: Note::new(format!("paused by {by} ({why}), and nobody resumed it")) }
             }
-            Self::Approval => Cause::Deadline { why: Note::new("nobody approved in time") },
+            Self::Approval => Cause::Deadline { why: Note::new("nobody approved it") },
             Self::Unhealthy { gate, why } => Cause::Unhealthy { gate, why },
             Self::NoData { gate, why } => Cause::NoData { gate, why },
         }
@@ -277,7 +277,7 @@ impl fmt::Display for Refusal {
             Self::Quarantined { by, why } => write!(f, "the candidate is quarantined since rollout {by}: {why}"),
             Self::NotReady { why } => why.fmt(f),
             Self::Aborted { by, why } => write!(f, "aborted by {by} before anything changed: {why}"),
-            Self::Deadline => f.write_str("preflight took too long"),
+            Self::Deadline => f.write_str("preflight had no answer in time"),
         }
     }
 }
@@ -494,13 +494,24 @@ impl State {
         let bakes = matches!(self, Self::Baking { .. } | Self::Holding { from: Interrupted::Baking { .. }, .. });
         match &look.progress {
             // What is to be taken back is asked for over whatever stands there.
-            Progress::Drifted(what) if rolls_back && terms.retake => self.ask(terms, look, past, what),
+            Progress::Drifted(what) if rolls_back && terms.retake => {
+                self.ask(terms, look, past, &Note::new(format!("bring the baseline back over what is there: {what}")))
+            }
             // A failure from before the rollback is no answer to it: ask at least once.
-            Progress::Failed(why) if rolls_back && !past.asked => self.ask(terms, look, past, why),
+            Progress::Failed(why) if rolls_back && !past.asked => {
+                self.ask(terms, look, past, &Note::new(format!("bring the baseline back, although: {why}")))
+            }
             Progress::Drifted(what) => Turn::Tell(Event::Drifted(what.clone())),
             Progress::Failed(why) => Turn::Tell(Event::Failed(why.clone())),
             Progress::Underway(what) => Turn::Wait(Some(what.clone())),
             Progress::Due(effect) if acts => self.ask(terms, look, past, effect),
+            // The driver before may have begun to go back when it could not save, and died: what it began is finished, not
+            // left half way. Why it went back is lost with it, so the candidate is not condemned.
+            Progress::Due(effect) if bakes && past.came_with_the_takeover() => {
+                let why =
+                    format!("the driver before may have gone back without a save: it died, and due again is: {effect}");
+                Turn::Tell(Event::Tripped(Cause::Drifted { why: Note::new(why) }))
+            }
             Progress::Due(effect) if bakes => {
                 Turn::Tell(Event::Drifted(Note::new(format!("while baking, this became due again: {effect}"))))
             }
@@ -687,7 +698,7 @@ pub struct Past<'a> {
     pub versions: Versions,
     /// Whether anything was asked for since this state was entered.
     pub asked: bool,
-    /// The time now.
+    /// When the look was begun: it shows nothing that landed later.
     pub now: Timestamp,
 }
 
@@ -729,6 +740,11 @@ impl Past<'_> {
         }
     }
 
+    /// Whether what a look sees may be the unsaved work of the driver before: nothing was attempted since.
+    fn came_with_the_takeover(&self) -> bool {
+        self.inherited.is_some_and(|at| self.last.is_none_or(|last| last.at <= at))
+    }
+
     fn repeats_the_unknown(&self, goal: Option<Goal>, look: &Observed) -> bool {
         let Versions::Unchecked { settle } = self.versions else { return false };
         // The only goal that is ever asked for without a save.
@@ -761,7 +777,11 @@ pub enum Turn {
 impl State {
     /// This state in a few words for people: `shifting to 25 % (step 2 of 4)`.
     pub fn describe(&self, plan: &Plan) -> String {
-        let at = |step: usize| format!("{} (step {} of {})", plan.steps()[step].weight, step + 1, plan.steps().len());
+        let at = |step: usize| match plan.steps().get(step) {
+            Some(Step { weight, .. }) => format!("{weight} (step {} of {})", step + 1, plan.steps().len()),
+            // Only in the log of a record that was damaged.
+            None => format!("step {}, which the plan lacks", step.saturating_add(1)),
+        };
         match self {
             Self::Preflight => "proving both ways".into(),
             Self::Shifting { step } => format!("shifting to {}", at(*step)),
@@ -1132,6 +1152,21 @@ mod tests {
     }
 
     #[test]
+    fn what_came_undone_with_the_driver_before_is_its_rollback_and_is_finished() {
+        let (plan, baking) = (plan(), State::Baking { step: 0, watched: Duration::ZERO });
+        let due = look(Progress::Due("w".into()), "v2");
+        let last = attempt(Goal::Split(Weight::ALL));
+        let before = Past { inherited: Some(last.at), ..past(Some(&last), 9) };
+        let Turn::Tell(event) = baking.heed(terms(&plan), &due, &before) else { panic!("nothing is told") };
+        let back = baking.clone().next(terms(&plan), event).unwrap();
+        assert!(matches!(&back, State::RollingBack { cause } if !cause.condemns_the_candidate()), "{back:?}");
+        // What came undone later, or for a driver of its own, is somebody else's doing.
+        let since = Past { inherited: last.at.checked_sub(Duration::from_secs(1)).ok(), ..before };
+        assert_eq!(turn(&baking.heed(terms(&plan), &due, &since)), "drifted");
+        assert_eq!(turn(&baking.heed(terms(&plan), &due, &past(Some(&last), 9))), "drifted");
+    }
+
+    #[test]
     fn reached_is_not_believed_while_the_version_of_an_attempt_is_still_the_targets() {
         let (plan, back) = (plan(), State::RollingBack { cause: Cause::Failed { why: "c".into() } });
         let last = attempt(Goal::Candidate);
@@ -1265,7 +1300,7 @@ preflight
   Proved: shifting 0
   Refused: refused, the candidate already serves, alone
   Failed, Drifted: refused, w
-  Expired, Expired with only the candidate: refused, preflight took too long
+  Expired, Expired with only the candidate: refused, preflight had no answer in time
   Aborted: refused, aborted by ana before anything changed: w
   Held: preflight held, Paused until 9
   Held: preflight held, Unhealthy until 9
@@ -1398,7 +1433,7 @@ rolling back, failed stuck
   GivenUp: abandoned, given up by ana: w
 promoted
 rolled back, failed
-refused, preflight took too long
+refused, preflight had no answer in time
 abandoned, somebody else changed the target: w
 ";
 }

@@ -145,6 +145,17 @@ pub enum Standing {
     Over,
 }
 
+impl Standing {
+    /// In a word: `open`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Promoted => "promoted",
+            Self::Over => "over",
+        }
+    }
+}
+
 /// An open rollout and who drives it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claim {

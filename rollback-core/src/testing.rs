@@ -5,3 +5,4 @@ pub mod clock;
 pub mod fakes;
 pub mod gates;
 pub mod store;
+pub mod sweep;

@@ -113,6 +113,7 @@ impl Scene {
             candidate: self.change.candidate.id.clone(),
             step: 0,
             weight: Weight::try_from(50).unwrap(),
+            created: Timestamp::UNIX_EPOCH,
             since: Timestamp::UNIX_EPOCH,
             now: Timestamp::UNIX_EPOCH,
             last: None,

@@ -9,11 +9,7 @@ mod preflight;
 mod requests;
 mod saving;
 
-use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use jiff::{SignedDuration, Timestamp};
@@ -24,21 +20,16 @@ use tokio::{
 
 use super::{
     Inner, Target,
-    call::{bounded, kept},
     live::{Asking, Live, Phase, Status},
 };
 use crate::{
     backend::Readiness,
     error::{Error, ErrorKind, Result},
-    gate::{Finding, NoData, Verdict, Window},
-    hook::{Exit, Hook},
-    listener::RolloutEvent,
-    model::{Attempt, Effect, GateName, Goal, Nonce, Note, Observed, Progress, Serial, Serves, Version, Weight},
-    request::{Ask, Request},
-    rollout::{BaselineFrom, Entry, Kind, Rollout, Tries, What},
-    state::{Cause, Event, Hold, Interrupted, Past, Refusal, State, Turn, Versions, only, settles},
+    gate::Verdict,
+    model::{Goal, Nonce, Note, Observed, Serial, Serves},
+    rollout::{Entry, Kind, Rollout, What},
+    state::{Event, Hold, State, only},
     store::Record,
-    strategy::{AskPerson, Decision, RollbackStrategy},
     wake::Bell,
 };
 
@@ -58,11 +49,11 @@ const REPEAT_TROUBLE: SignedDuration = SignedDuration::from_secs(60);
 /// What comes back from a call.
 enum Answer {
     Proved(Result<Readiness>),
-    Looked { goal: Goal, turn: u64, result: Result<Observed> },
+    Looked { goal: Goal, turn: u64, begun: Timestamp, result: Result<Observed> },
     Shifted { nonce: Nonce, goal: Goal, result: Result<()> },
     Judged { gate: usize, verdict: Verdict },
     Hooked { hook: usize, last: bool, missed: bool, result: Result<()> },
-    Saved { edition: u64, begun: Instant, result: Result<Serial> },
+    Saved { rollout: Arc<Rollout>, edition: u64, begun: Instant, result: Result<Serial> },
     Loaded { result: Result<(Record, Serial)> },
 }
 
@@ -109,6 +100,8 @@ pub(super) struct Driver {
     save_at: Option<Instant>,
     /// When the last landed save was begun: it proves that the rollout was ours then.
     proof: Option<Instant>,
+    /// The serial of this driver's first save, by which its nonces differ from those of the drivers before.
+    since: Serial,
     last_nonce: u64,
     save_backoff: ExponentialBackoff,
     /// Events that are told once the record holds them.
@@ -140,7 +133,10 @@ pub(super) struct Driver {
     gone: Option<Phase>,
 }
 
+/// Pauses from 50 milliseconds up to `most`, spread by chance.
 fn backoff(most: Duration) -> ExponentialBackoff {
+    // The jitter adds up to as much again.
+    let most = most / 2;
     let least = Duration::from_millis(50).min(most);
     ExponentialBuilder::new()
         .with_min_delay(least)
@@ -180,6 +176,7 @@ impl Driver {
             saving: Saving::No,
             save_at: None,
             proof: Some(proof),
+            since: serial,
             last_nonce: serial.0,
             save_backoff: backoff(Duration::from_secs(5)),
             untold: Vec::new(),
@@ -246,8 +243,9 @@ impl Driver {
             self.prove(now);
             self.ask_gates(now, wall);
             self.pass(now, wall);
-            self.look(now);
+            self.look(now, wall);
             self.send(now, wall);
+            self.confirm(now, wall);
         }
         self.save(now);
         self.conclude();
@@ -322,22 +320,52 @@ impl Driver {
         let shows = |look: &Observed| look.weight.is_some() || !look.parts.is_empty();
         let only_candidate = matches!(self.rollout.state, State::Promoting)
             && self.seen.as_ref().is_some_and(|look| shows(look) && only(Serves::Candidate, look).is_ok());
-        let leftovers = self.rollout.waiting_for.clone();
-        let mut why = self.rollout.state.describe(&self.rollout.plan);
-        if let Some(waiting) = &leftovers {
-            why = format!("{why}; still waiting: {waiting}");
-        }
-        if only_candidate && let Some(waiting) = leftovers {
-            let note = Note::new(format!("promoted with leftovers: {waiting}"));
-            self.change().not_restored.push(note);
+        let why = self.overdue();
+        if only_candidate && let Some(left) = self.unfinished() {
+            self.change().not_restored.push(Note::new(format!("left over: {left}")));
         }
         if self.rollout.kind == Kind::Return
             && let State::Holding { why: Hold::Unhealthy { .. }, .. } = &self.rollout.state
         {
             // P15: a rollback of a rollback does not turn round by itself, whoever failed to come.
-            return self.feed(Event::Stopped(Note::new(why)), wall);
+            return self.feed(Event::Stopped(why), wall);
         }
-        self.feed(Event::Expired { only_candidate, why: Note::new(why) }, wall);
+        self.feed(Event::Expired { only_candidate, why }, wall);
+    }
+
+    /// What this state did not get done, in how long, and what was last seen of it.
+    fn overdue(&self) -> Note {
+        let state = self.rollout.state.describe(&self.rollout.plan);
+        let mut why = match self.rollout.state.allowance(&self.rollout.plan).map(SignedDuration::try_from) {
+            Some(Ok(time)) if matches!(self.rollout.state, State::RollingBack { .. }) => {
+                format!("the baseline was not back after {time:#}")
+            }
+            Some(Ok(time)) => format!("{state} was not done after {time:#}"),
+            _ => format!("nobody decided in time; {state}"),
+        };
+        if let Some(left) = self.unfinished() {
+            why = format!("{why}; {left}");
+        }
+        if let Some((_, trouble)) = &self.trouble {
+            why = format!("{why}; last trouble: {trouble}");
+        }
+        Note::new(why)
+    }
+
+    /// What is still waited for or due, or which gates have not passed.
+    fn unfinished(&self) -> Option<String> {
+        if let State::Baking { .. } = self.rollout.state {
+            let end = self.bake_end.unwrap_or(Timestamp::MAX);
+            let guards = self.target.gates.iter().zip(&self.rollout.gates);
+            let open = guards.filter(|(guard, slot)| slot.counts() && !slot.is_healthy(&guard.policy, end));
+            let open: Vec<&str> = open.map(|(_, slot)| slot.name.as_str()).collect();
+            return (!open.is_empty()).then(|| format!("not passed by: {}", open.join(", ")));
+        }
+        match (&self.rollout.waiting_for, &self.rollout.tries) {
+            (Some(waiting), _) => Some(format!("still waiting: {waiting}")),
+            (None, Some(tries)) => Some(format!("still due: {}", tries.effect)),
+            (None, None) => None,
+        }
     }
 
     /// Tells the machine; an event that it does not hear changes nothing.
@@ -506,13 +534,13 @@ impl Driver {
     fn heard(&mut self, answer: Answer) {
         let wall = self.inner.clock.now();
         match answer {
-            Answer::Saved { edition, begun, result } => self.saved(edition, begun, result, wall),
+            Answer::Saved { rollout, edition, begun, result } => self.saved(rollout, edition, begun, result, wall),
             Answer::Loaded { result } => self.loaded(result, wall),
             Answer::Shifted { nonce, goal, result } => self.shifted(&nonce, goal, result, wall),
             // Who is leaving saves and learns whether its shift was heard, and begins nothing more.
             _ if self.stopping => {}
             Answer::Proved(result) => self.proved(result, wall),
-            Answer::Looked { goal, turn, result } => self.looked(goal, turn, result, wall),
+            Answer::Looked { goal, turn, begun, result } => self.looked(goal, turn, begun, result, wall),
             Answer::Judged { gate, verdict } => self.judged(gate, verdict, wall),
             Answer::Hooked { hook, last, missed, result } => self.hooked(hook, last, missed, result, wall),
         }
@@ -523,11 +551,14 @@ impl Driver {
 impl Drop for Driver {
     fn drop(&mut self) {
         let phase = self.gone.take().unwrap_or(Phase::Released);
-        for (_, asking, answer) in self.answers.drain(..) {
-            asking.answer(answer);
+        for (_, asking, _) in self.answers.drain(..) {
+            // What was granted was never saved, and whoever drives the rollout now knows nothing of it.
+            let lost = "this process lost the rollout before the request was saved; ask through the store";
+            asking.answer(Err(Error::new(ErrorKind::Conflict, lost)));
         }
         self.inner.forget(self.rollout.id());
-        self.live.publish(Status { rollout: Arc::clone(&self.rollout), phase });
+        // What it saw and could not save is not how the rollout ended, whoever drives it now.
+        self.live.publish(Status { rollout: self.live.saved(), phase });
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
+use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{oneshot, watch};
 
 use super::{
@@ -10,10 +11,10 @@ use super::{
 };
 use crate::{
     error::{Error, ErrorKind, Result},
-    model::{GateName, Note, RolloutId},
+    model::{GateName, Note, RolloutId, Weight},
     request::{Ask, Request},
-    rollout::Rollout,
-    state::{Refusal, State},
+    rollout::{Kind, Rollout, Times, What},
+    state::{Cause, Interrupted, Refusal, State},
 };
 
 /// A rollout that this process drives. Dropping it stops nothing.
@@ -156,8 +157,7 @@ fn not_ours() -> Error {
     Error::new(ErrorKind::Conflict, "this process no longer drives the rollout; ask through the store")
 }
 
-/// How a rollout came to rest, as far as this process saw it. `Display` is for people: what happened, what serves now,
-/// what to do next.
+/// How a rollout came to rest, as far as this process saw it. `Display` is for people.
 #[derive(Clone, Debug)]
 pub struct Outcome {
     /// The rollout as last saved.
@@ -185,41 +185,140 @@ impl Outcome {
     }
 }
 
+/// Line by line: what happened and why, what serves now, how long users were exposed, what is left to do.
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let rollout = &self.rollout;
         let change = &rollout.change;
-        let (target, baseline, candidate) = (&change.target, &change.baseline.id, &change.candidate.id);
-        let state = rollout.state.describe(&rollout.plan);
-        writeln!(f, "{target}: {candidate} {state}")?;
+        let (baseline, candidate) = (&change.baseline.id, &change.candidate.id);
+        write!(f, "{}: ", change.target)?;
         match &rollout.state {
-            State::Promoted => write!(f, "{candidate} serves, alone")?,
-            State::Refused { why: Refusal::AlreadyServes } => write!(f, "nothing was changed")?,
-            State::RolledBack { .. } => write!(f, "{baseline} serves, alone, as a look has shown")?,
-            State::Refused { .. } => write!(f, "nothing was changed: {baseline} serves")?,
-            State::Stuck { .. } => {
-                write!(f, "{}; a person decides: resume rollout {}, or give it up", serving(rollout), rollout.id())?;
+            State::Promoted => write!(f, "{candidate} is promoted, in place of {baseline}")?,
+            State::RolledBack { cause } => write!(f, "rolled back from {candidate} to {baseline}: {cause}")?,
+            State::Refused { why: Refusal::AlreadyServes } => write!(f, "nothing to do")?,
+            State::Refused { why } => write!(f, "{candidate} was refused: {why}")?,
+            State::Stuck { from: Interrupted::RollingBack { cause }, why } => {
+                write!(
+                    f,
+                    "stuck on the way back from {candidate} to {baseline}: {why}\nit went back because: {cause}"
+                )?;
             }
-            State::Abandoned { .. } => {
-                write!(f, "{}; hands off: look at the target, then start a rollout", serving(rollout))?;
+            state => write!(f, "{candidate} is {}", state.describe(&rollout.plan))?,
+        }
+        match &rollout.state {
+            State::Promoted | State::Refused { why: Refusal::AlreadyServes } => {
+                write!(f, "\n{candidate} serves, alone")?
             }
-            _ => match &self.phase {
-                Phase::TakenUp(Some(driver)) => {
-                    write!(f, "{}; process {driver} drives rollout {} now", serving(rollout), rollout.id())?;
-                }
-                _ => write!(f, "{}; rollout {} is open: resume it", serving(rollout), rollout.id())?,
+            State::RolledBack { .. } => write!(f, "\n{baseline} serves, alone: a look has shown it")?,
+            State::Refused { .. } => write!(f, "\nnothing was changed: {baseline} serves")?,
+            _ => match rollout.weight {
+                Some(weight) => write!(f, "\nwhen last seen, {candidate} had {weight} of the traffic")?,
+                None => write!(f, "\nwhat serves was not seen yet")?,
             },
         }
-        for note in &rollout.not_restored {
-            write!(f, "\nnot brought back: {note}")?;
+        self.exposure(f)?;
+        for slot in &rollout.gates {
+            if let Some(skip) = &slot.skipped {
+                write!(f, "\nnot guarded by gate {}: skipped by {} ({})", slot.name, skip.by, skip.why)?;
+            }
         }
-        Ok(())
+        for note in &rollout.not_restored {
+            let left = if rollout.state == State::Promoted { "" } else { "not brought back: " };
+            write!(f, "\n{left}{note}")?;
+        }
+        write!(f, "\nnext: {}", self.next())
     }
 }
 
-fn serving(rollout: &Rollout) -> String {
-    match rollout.weight {
-        Some(weight) => format!("the candidate had {weight} of the traffic when last seen"),
-        None => "what serves now was not seen".into(),
+impl Outcome {
+    /// How long users had the candidate, and how fast it was taken from them.
+    fn exposure(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rollout = &self.rollout;
+        let Times { breach, decision: Some(decision), restored, verified } = rollout.times else { return Ok(()) };
+        let candidate = &rollout.change.candidate.id;
+        let steps = rollout.plan.steps();
+        let exposed = rollout.log.iter().find(|entry| match &entry.what {
+            What::Entered { to: State::Shifting { step } } => {
+                steps.get(*step).is_some_and(|step| step.weight > Weight::NONE)
+            }
+            What::Entered { to } => *to == State::Promoting,
+            _ => false,
+        });
+        match (exposed, restored) {
+            (None, _) => write!(f, "\nusers never had {candidate}")?,
+            (Some(begun), Some(end)) => write!(f, "\nusers had {candidate} for at most {}", brief(begun.at, end))?,
+            (Some(begun), None) => write!(f, "\nusers have had {candidate} since {}", second(begun.at))?,
+        }
+        let from = breach.unwrap_or(decision);
+        match breach {
+            Some(breach) => {
+                write!(
+                    f,
+                    "\nfirst unhealthy verdict at {}; decided after {}",
+                    second(breach),
+                    brief(breach, decision)
+                )?;
+            }
+            None => write!(f, "\ndecided at {}", second(decision))?,
+        }
+        if let Some(restored) = restored {
+            write!(f, "; traffic back after {}", brief(from, restored))?;
+        }
+        if let Some(verified) = verified {
+            write!(f, "; seen on every part after {}", brief(from, verified))?;
+        }
+        Ok(())
     }
+
+    /// What the person on call does next.
+    fn next(&self) -> String {
+        let rollout = &self.rollout;
+        let (id, change) = (rollout.id(), &rollout.change);
+        let (target, baseline, candidate) = (&change.target, &change.baseline.id, &change.candidate.id);
+        match &rollout.state {
+            State::Promoted if rollout.kind == Kind::Return => format!("find out what was wrong with {baseline}"),
+            State::Promoted => format!("nothing; rolling {target} back brings {baseline} back"),
+            State::RolledBack { cause } if cause.condemns_the_candidate() => {
+                format!("{candidate} is quarantined here: mend it, and start the new revision")
+            }
+            State::RolledBack { cause: Cause::Aborted { .. } } => {
+                format!("{candidate} is not quarantined: start it again when it is wanted")
+            }
+            State::RolledBack { .. } => format!("{candidate} is not quarantined: put that right, then start it again"),
+            State::Refused { why: Refusal::AlreadyServes } => "nothing".into(),
+            State::Refused { why: Refusal::Quarantined { .. } } => {
+                format!(
+                    "mend {candidate} and start the new revision, or start it despite the quarantine, with a reason"
+                )
+            }
+            State::Refused { why: Refusal::Aborted { .. } } => "start it again when it is wanted".into(),
+            State::Refused { .. } => "put that right, then start it again".into(),
+            State::Stuck { .. } => {
+                format!(
+                    "a person puts that right and resumes rollout {id}, or gives it up and the target stays as it is"
+                )
+            }
+            State::Abandoned { .. } => format!("look at {target}, then start a rollout to what should serve"),
+            _ => match &self.phase {
+                Phase::TakenUp(Some(driver)) => format!("nothing here: process {driver} drives rollout {id} now"),
+                Phase::TakenUp(None) => format!("find out who took rollout {id} away: its record was changed"),
+                _ => format!("resume rollout {id}: it is open, and nothing is lost"),
+            },
+        }
+    }
+}
+
+/// An instant, to the second.
+fn second(at: Timestamp) -> Timestamp {
+    Timestamp::from_second(at.as_second()).unwrap_or(at)
+}
+
+/// From one instant to another, as exact as people care.
+fn brief(from: Timestamp, to: Timestamp) -> String {
+    let time = to.duration_since(from);
+    let time = match time.as_secs() {
+        ..10 => SignedDuration::from_millis_i128(time.as_millis()),
+        more => SignedDuration::from_secs(more),
+    };
+    format!("{time:#}")
 }

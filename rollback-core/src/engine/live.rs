@@ -88,6 +88,11 @@ impl Live {
         }
     }
 
+    /// The rollout as it was published last.
+    pub(super) fn saved(&self) -> Arc<Rollout> {
+        Arc::clone(&self.status.borrow().rollout)
+    }
+
     pub(super) fn watch(&self) -> watch::Receiver<Status> {
         self.status.subscribe()
     }

@@ -41,14 +41,13 @@ impl Pulse {
         (self.lease / 5).min(Duration::from_secs(1))
     }
 
-    /// The store heard a beat that was begun at this instant.
-    pub(super) fn heard(&self, begun: Instant, wall: Timestamp) {
+    /// The store heard a beat that was begun at this instant. Returns whether a new chain begins with it.
+    pub(super) fn heard(&self, begun: Instant, wall: Timestamp) -> bool {
         let mut chain = self.lock();
-        let since = match *chain {
-            Some(old) if self.holds(old, begun, wall) => old.since,
-            _ => begun,
-        };
+        let goes_on = chain.filter(|old| self.holds(*old, begun, wall));
+        let since = goes_on.map_or(begun, |old| old.since);
         *chain = Some(Chain { since, last: begun, wall });
+        goes_on.is_none()
     }
 
     /// Whether our last beat is younger than the lease minus a margin.
@@ -89,13 +88,13 @@ mod tests {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         assert!(!pulse.is_fresh(at(0), wall(0)), "no beat yet");
-        pulse.heard(at(1), wall(1));
+        assert!(pulse.heard(at(1), wall(1)), "the first chain");
         assert!(!pulse.proves(at(0), at(2), wall(2)), "saved before the chain began");
         assert!(pulse.proves(at(2), at(3), wall(3)));
-        pulse.heard(at(5), wall(5));
+        assert!(!pulse.heard(at(5), wall(5)));
         assert!(pulse.proves(at(2), at(10), wall(10)), "the chain goes on");
         assert!(!pulse.proves(at(2), at(11), wall(11)), "6 of 8 seconds after the last beat it ends");
-        pulse.heard(at(20), wall(20));
+        assert!(pulse.heard(at(20), wall(20)), "a new chain");
         assert!(pulse.is_fresh(at(20), wall(20)));
         assert!(!pulse.proves(at(2), at(20), wall(20)), "a beat after a gap proves nothing about the time before");
     }

@@ -143,11 +143,17 @@ impl Target {
             if !names.insert(hook.name.as_str()) {
                 return Err(Error::invalid(format!("target {} has two hooks named {}", self.id, hook.name)));
             }
+            if hook.deadline.is_zero() {
+                let why =
+                    format!("target {} gives hook {} zero seconds; more than zero is accepted", self.id, hook.name);
+                return Err(Error::invalid(why));
+            }
         }
         let limits = [("look", self.limits.look), ("shift", self.limits.shift), ("preflight", self.limits.prove)];
         for (name, limit) in limits {
             if limit.is_zero() {
-                return Err(Error::invalid(format!("target {} waits zero seconds for a {name}", self.id)));
+                let why = format!("target {} waits zero seconds for a {name}; more than zero is accepted", self.id);
+                return Err(Error::invalid(why));
             }
         }
         Ok(())

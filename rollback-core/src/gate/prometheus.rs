@@ -117,7 +117,10 @@ impl Prometheus {
     pub fn new(name: &str, server: &Server, query: &str, bound: Bound) -> Result<Self> {
         let name = GateName::try_from(name)?;
         if !bound.limit().is_finite() {
-            return Err(Error::invalid(format!("gate {name} has the bound {}; a finite number is accepted", bound.limit())));
+            return Err(Error::invalid(format!(
+                "gate {name} has the bound {}; a finite number is accepted",
+                bound.limit()
+            )));
         }
         let query = Template::new(query).map_err(|e| e.during(format_args!("gate {name}")))?;
         Ok(Self {
@@ -148,7 +151,13 @@ impl Prometheus {
     ///
     /// # Errors
     /// As [`Self::new`]; `Invalid` when `at_most` is not between 0 and 1, or the counter does not name the candidate.
-    pub fn error_ratio(name: &str, server: &Server, requests: &Selector, failed: Matcher, at_most: f64) -> Result<Self> {
+    pub fn error_ratio(
+        name: &str,
+        server: &Server,
+        requests: &Selector,
+        failed: Matcher,
+        at_most: f64,
+    ) -> Result<Self> {
         if !(0.0..1.0).contains(&at_most) {
             return Err(Error::invalid(format!(
                 "gate {name} lets a share of {at_most} fail; 0 or more and less than 1 is accepted"
@@ -260,7 +269,10 @@ impl Prometheus {
         let bare = selector.trim();
         let of_names: String = bare.chars().take_while(|c| *c != '{').collect();
         let whole = bare.ends_with('}') || !bare.contains('{');
-        if bare.is_empty() || !whole || of_names.contains(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == ':')) {
+        if bare.is_empty()
+            || !whole
+            || of_names.contains(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == ':'))
+        {
             return Err(Error::invalid(format!(
                 "gate {} asks how fresh {selector:?} is; a name and labels in braces are accepted",
                 self.name
@@ -360,7 +372,8 @@ impl Prometheus {
                 return Err("the query for life finds nothing".into());
             }
             // Anything but a number that is not 0 is no sign of life.
-            if let Some(dead) = values.iter().find(|value| !value.is_some_and(|value| value != 0.0 && !value.is_nan())) {
+            if let Some(dead) = values.iter().find(|value| !value.is_some_and(|value| value != 0.0 && !value.is_nan()))
+            {
                 return Err(format!("the query for life says {}", dead.map_or_else(|| "nothing".into(), shown)));
             }
         }
@@ -391,7 +404,10 @@ impl Prometheus {
                 None => (self.max_age, "the answer"),
             };
             if apart > most {
-                return Err(format!("{far} is {} s off our clock: it was kept by a proxy, or a clock is wrong", apart.as_secs()));
+                return Err(format!(
+                    "{far} is {} s off our clock: it was kept by a proxy, or a clock is wrong",
+                    apart.as_secs()
+                ));
             }
         }
         let until = match (age, newest) {
@@ -434,7 +450,8 @@ impl Prometheus {
                 let step = step.max(span / 10_000);
                 let expected = (span.as_secs_f64() / step.as_secs_f64()).floor() as usize + 1;
                 let finite: Vec<f64> = values.iter().copied().filter(|value| value.is_finite()).collect();
-                let worst = finite.iter().copied().max_by(|a, b| self.bound.badness(*a).total_cmp(&self.bound.badness(*b)));
+                let worst =
+                    finite.iter().copied().max_by(|a, b| self.bound.badness(*a).total_cmp(&self.bound.badness(*b)));
                 // A breach stands, whatever else is missing.
                 if let (Over::Worst, Some(worst)) = (over, worst)
                     && !self.bound.holds(worst)
@@ -461,7 +478,8 @@ impl Prometheus {
     }
 
     fn verdict(&self, look: &Look, weighed: &[(Labels, Fate)], window: &Window, facts: Vec<(&str, Value)>) -> Verdict {
-        let evidence = |evidence: Evidence| facts.iter().fold(evidence, |all, (name, fact)| all.fact(*name, fact.clone()));
+        let evidence =
+            |evidence: Evidence| facts.iter().fold(evidence, |all, (name, fact)| all.fact(*name, fact.clone()));
         let no_data = |why: String| match window.no_data(why) {
             Verdict::Inconclusive(found) => Verdict::Inconclusive(evidence(found)),
             other => other,
@@ -478,12 +496,14 @@ impl Prometheus {
         });
         let missing = self.expected.as_ref().and_then(|(label, values)| {
             let judged = weighed.iter().filter(|(_, fate)| matches!(fate, Fate::Within(_) | Fate::Beyond(_)));
-            let there: BTreeSet<&str> = judged.filter_map(|(labels, _)| labels.get(label)).map(String::as_str).collect();
+            let there: BTreeSet<&str> =
+                judged.filter_map(|(labels, _)| labels.get(label)).map(String::as_str).collect();
             let gone: Vec<&str> = values.iter().map(String::as_str).filter(|value| !there.contains(value)).collect();
             (!gone.is_empty()).then(|| format!("no data for {label} {}", gone.join(", ")))
         });
         let thin = || {
-            let most = weighed.iter().filter_map(|(_, fate)| if let Fate::Thin(number) = fate { *number } else { None });
+            let most =
+                weighed.iter().filter_map(|(_, fate)| if let Fate::Thin(number) = fate { *number } else { None });
             let most = most.fold(None, |most: Option<f64>, number| Some(most.map_or(number, |most| most.max(number))));
             let least = self.floor.as_ref().map_or(0.0, |(_, least)| *least);
             format!("{} requests; {} are needed", most.map_or_else(|| "no".into(), shown), shown(least))
@@ -766,7 +786,9 @@ impl Fate {
     fn fact(&self, labels: &Labels) -> Value {
         let mut fact = match self {
             Self::Within(number) | Self::Beyond(number) => json!({ "value": number }),
-            Self::Thin(number) => json!({ "requests": number.filter(|number| number.is_finite()), "passed_over": true }),
+            Self::Thin(number) => {
+                json!({ "requests": number.filter(|number| number.is_finite()), "passed_over": true })
+            }
             Self::Blind(why) => json!({ "no_data": why }),
         };
         if !labels.is_empty() {
@@ -801,7 +823,13 @@ fn of(labels: &Labels) -> String {
 /// A number in at most four decimals that matter.
 fn shown(number: f64) -> String {
     if !number.is_finite() {
-        return if number.is_nan() { "NaN".into() } else if number > 0.0 { "+Inf".into() } else { "-Inf".into() };
+        return if number.is_nan() {
+            "NaN".into()
+        } else if number > 0.0 {
+            "+Inf".into()
+        } else {
+            "-Inf".into()
+        };
     }
     let decimals = match number.abs() {
         0.0 => 0,

@@ -29,18 +29,15 @@ use crate::{
 /// # Errors
 /// `Invalid` when the name is not 1 to 64 bytes of printable text.
 pub fn signal(name: &str) -> Result<(SignalGate, Signal)> {
-    let heard = Arc::new(Heard::default());
-    let gate = SignalGate {
-        name: GateName::try_from(name)?,
-        heard: Arc::clone(&heard),
-        fresh_for: Duration::from_secs(60),
-        silence_is_healthy: false,
-    };
+    let name = GateName::try_from(name)?;
+    let heard = Arc::new(Heard { gate: name.clone(), last: Mutex::default(), wakes: Mutex::default() });
+    let gate =
+        SignalGate { name, heard: Arc::clone(&heard), fresh_for: Duration::from_secs(60), silence_is_healthy: false };
     Ok((gate, Signal(heard)))
 }
 
-#[derive(Default)]
 struct Heard {
+    gate: GateName,
     last: Mutex<Option<Pushed>>,
     wakes: Mutex<Vec<Wake>>,
 }
@@ -144,6 +141,11 @@ impl HealthGate for SignalGate {
 pub struct Signal(Arc<Heard>);
 
 impl Signal {
+    /// The name of the gate that it feeds.
+    pub fn gate(&self) -> &GateName {
+        &self.0.gate
+    }
+
     /// Says that the candidate is unhealthy.
     pub fn unhealthy(&self, why: impl AsRef<str>) {
         self.push(false, why.as_ref());
@@ -164,7 +166,7 @@ impl Signal {
 
 impl fmt::Debug for Signal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Signal")
+        f.debug_tuple("Signal").field(&self.0.gate).finish()
     }
 }
 

@@ -15,7 +15,7 @@ use crate::{
     request::Request,
 };
 
-/// Keeps records in memory. What it keeps is gone with the process, so nothing can be resumed: use [`Sql`](super::Sql)
+/// Keeps records in memory. What it keeps is gone with the process, so nothing can be resumed: use `Sql`, of the feature `sql`,
 /// for anything that matters. Clones share one memory.
 #[derive(Clone)]
 pub struct Memory {

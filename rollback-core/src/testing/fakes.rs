@@ -930,8 +930,8 @@ impl World {
 fn one_effect(mix: &Mix, baseline: &RevisionId, candidate: &RevisionId, goal: Goal) -> Option<(String, Mix)> {
     let (effect, wanted) = match goal {
         Goal::Split(weight) => (format!("set weight to {weight}"), split(baseline, candidate, weight.percent())),
-        Goal::Candidate => ("leave the candidate alone".into(), alone(candidate)),
-        Goal::Baseline => ("leave the baseline alone".into(), alone(baseline)),
+        Goal::Candidate => ("let only the candidate serve".into(), alone(candidate)),
+        Goal::Baseline => ("let only the baseline serve".into(), alone(baseline)),
     };
     (*mix != wanted).then_some((effect, wanted))
 }

@@ -184,6 +184,7 @@ mod tests {
             candidate: RevisionId::try_from("v2").unwrap(),
             step: 0,
             weight: Weight::try_from(percent).unwrap(),
+            created: now,
             since: now,
             now,
             last,

@@ -5,79 +5,26 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use rollback_core::{
     ErrorKind,
-    engine::{Busy, Engine, Handle, NewRollout, Outcome, Target, WayBack},
+    engine::{Busy, Engine, NewRollout, WayBack},
     gate::{self, NoData, Policy},
     hook::{Exit, Hook},
-    model::{Actor, Revision, TargetId, Weight},
+    model::{Actor, DriverId, Revision, RolloutId, TargetId, Weight},
     plan::{Approval, Deadlines, Plan, Step},
     request::{Ask, Request},
     rollout::What,
     state::{Abandonment, Cause, Hold, Refusal, State},
-    store::{Memory, Store},
+    store::Store,
     strategy::{AskPerson, Never},
     testing::{
-        clock::TestClock,
         fakes::{Fake, Fault, Happened},
         gates::{Answer, Scripted},
     },
 };
 
-const MINUTE: Duration = Duration::from_secs(60);
-
-/// An engine on a memory store, with a test clock.
-struct Scene {
-    store: Memory,
-    clock: TestClock,
-    engine: Engine,
-}
-
-impl Scene {
-    fn new() -> Self {
-        Self::on(Memory::new(), TestClock::new())
-    }
-
-    /// Another process on the same store.
-    fn on(store: Memory, clock: TestClock) -> Self {
-        let engine = Engine::builder(store.clone()).clock(clock.clone()).build().unwrap();
-        Self { store, clock, engine }
-    }
-
-    fn target(&self, target: Target) {
-        self.engine.register(target).unwrap();
-    }
-
-    async fn start(&self, plan: Plan) -> Handle {
-        self.engine.start(deploy(plan)).await.unwrap()
-    }
-}
-
-fn deploy(plan: Plan) -> NewRollout {
-    NewRollout::new("checkout", Revision::new("v2").unwrap(), plan).unwrap().by("ana").unwrap().because("release 42")
-}
-
-fn canary() -> Plan {
-    Plan::canary([10, 50, 100], MINUTE).unwrap()
-}
-
-fn checkout(fake: &Fake) -> Target {
-    Target::new("checkout", fake.clone()).unwrap()
-}
-
-fn states(outcome: &Outcome) -> Vec<&'static str> {
-    let entered = |what: &What| match what {
-        What::Entered { to } => Some(to.name()),
-        _ => None,
-    };
-    outcome.rollout.log.iter().filter_map(|entry| entered(&entry.what)).collect()
-}
-
-/// Waits until the rollout is in this state.
-async fn until(handle: &Handle, state: &str) {
-    let mut handle = handle.clone();
-    while handle.status().state.name() != state {
-        assert!(handle.changed().await.is_some(), "it ended as {} before it was {state}", handle.status());
-    }
-}
+use crate::support::{
+    away::{Away, Way},
+    scene::{MINUTE, Scene, canary, checkout, deploy, states, until, until_over},
+};
 
 #[tokio::test(start_paused = true)]
 async fn a_healthy_candidate_is_promoted_step_by_step() {
@@ -312,11 +259,6 @@ async fn strategies_hold_for_a_person_or_stop_where_they_are() {
     handle.give_up("ben", "we fix it forward").await.unwrap();
     until_over(&handle).await;
     assert!(matches!(handle.status().state, State::Abandoned { why: Abandonment::GivenUp { .. } }));
-}
-
-async fn until_over(handle: &Handle) {
-    let mut handle = handle.clone();
-    while handle.status().state.is_open() && handle.changed().await.is_some() {}
 }
 
 #[tokio::test(start_paused = true)]
@@ -656,4 +598,62 @@ async fn nothing_sealed_is_in_any_event_log_status_or_error() {
         assert!(!text.contains(&secret), "{text}");
     }
     assert!(!fake.trace().iter().any(|seen| matches!(seen.what, Happened::Moved(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_effect_that_stays_due_though_it_is_accepted_is_asked_for_at_a_pace() {
+    let (scene, fake) = (Scene::new(), Fake::new("v1", "v2").parts(2, Duration::from_millis(10)));
+    scene.target(checkout(&fake));
+    let handle = scene.start(Plan::all_at_once(MINUTE).unwrap()).await;
+    until(&handle, "baking").await;
+    // Follows when it was restarted so often; a target that shows late what it was asked for looks the same.
+    fake.stick(1, "v2", 40);
+    let asked = tokio::time::Instant::now();
+    handle.abort("ben", "orders are missing").await.unwrap();
+    let outcome = handle.finished().await;
+    assert!(matches!(outcome.rollout.state, State::RolledBack { .. }), "{outcome}");
+    assert!(asked.elapsed() > MINUTE / 2, "40 restarts within {:?}", asked.elapsed());
+}
+
+/// Another process takes the rollout up, without a word to the one that drives it.
+async fn snatch(scene: &Scene, id: &RolloutId) {
+    loop {
+        let (mut record, serial) = scene.store.load(id).await.unwrap();
+        record.driver = Some(DriverId::fresh());
+        if scene.store.update(&record, serial).await.is_ok() {
+            return;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_lost_its_rollout_tells_of_no_end_that_it_did_not_save() {
+    let (scene, fake) = (Scene::new(), Fake::new("v1", "v2"));
+    fake.fault(3, Fault::Hang { landed: true });
+    scene.target(checkout(&fake));
+    let handle = scene.start(canary()).await;
+    fake.entered(3).await;
+    snatch(&scene, handle.id()).await;
+    let outcome = handle.finished().await;
+    assert_eq!(outcome.rollout.state, State::Promoting, "it saw the end, but whoever drives it now may go back");
+    assert_eq!((outcome.exit_code(), outcome.is_success()), (130, false), "{outcome}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_was_silent_for_a_lease_learns_at_once_whether_its_rollouts_were_taken_up() {
+    let (scene, fake) = (Scene::new(), Fake::new("v1", "v2"));
+    let store = Away::to(&scene.store);
+    let engine = Engine::builder(store.clone()).clock(scene.clock.clone()).build().unwrap();
+    engine.register(checkout(&fake)).unwrap();
+    let lost = engine.start(deploy(canary())).await.unwrap();
+    until(&lost, "baking").await;
+    // Nothing is saved while it waits for a person.
+    lost.pause("ben", "lunch").await.unwrap();
+    store.set(Way::Fails);
+    tokio::time::sleep(Duration::from_secs(15)).await;
+    snatch(&scene, lost.id()).await;
+    store.set(Way::Open);
+    let back = tokio::time::Instant::now();
+    assert_eq!(lost.finished().await.exit_code(), 130);
+    assert!(back.elapsed() <= Duration::from_secs(2), "it heard of it after {:?}", back.elapsed());
 }

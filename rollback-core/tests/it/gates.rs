@@ -317,6 +317,7 @@ fn window(now: i64) -> Window {
         candidate: RevisionId::try_from("2").unwrap(),
         step: 0,
         weight: Weight::try_from(25).unwrap(),
+        created: time(0),
         since: time(0),
         now: time(now),
         last: None,

@@ -78,6 +78,19 @@ mod sql {
         }
     }
 
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn who_opens_a_file_while_another_creates_its_tables_finds_a_store() {
+        for _ in 0..30 {
+            let folder = Folder::new();
+            let mut users = tokio::task::JoinSet::new();
+            for _ in 0..6 {
+                let url = folder.url();
+                users.spawn(async move { connect(&url).await.open().await.expect("a store without rollouts") });
+            }
+            users.join_all().await;
+        }
+    }
+
     #[tokio::test]
     async fn a_store_that_is_opened_again_has_everything() {
         let folder = Folder::new();
@@ -259,6 +272,23 @@ mod sql {
         refused(store.load(&new.id).await, ErrorKind::NotFound, &[]);
         let commits = folder.commits() - before;
         assert!((1..=10).contains(&commits), "51 writes at once, some refused, took {commits} commits");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn of_many_that_create_one_file_none_takes_it_for_somebody_elses() {
+        for _ in 0..30 {
+            let folder = Folder::new();
+            let mut connects = tokio::task::JoinSet::new();
+            for n in 0..12 {
+                let url = folder.url();
+                connects.spawn(async move {
+                    // Spread, so that some look while another is half way.
+                    tokio::time::sleep(std::time::Duration::from_micros(300 * n)).await;
+                    connect(&url).await
+                });
+            }
+            assert_eq!(connects.join_all().await.len(), 12);
+        }
     }
 
     #[tokio::test]

@@ -1,6 +1,19 @@
 //! Gates: asked side by side, counted by their policies, acted on by the strategy.
 
-use super::*;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use super::{Answer, Driver, SAVE_EVERY, Turns, later};
+use crate::engine::call::bounded;
+use crate::gate::{Finding, NoData, Verdict, Window};
+use crate::model::{GateName, Note, Weight};
+use crate::rollout::{Kind, What};
+use crate::state::{Cause, Event, Hold, State};
+use crate::strategy::{AskPerson, Decision, RollbackStrategy as _};
 
 impl Driver {
     pub(super) fn ask_gates(&mut self, now: Instant, wall: Timestamp) {
@@ -41,6 +54,7 @@ impl Driver {
             target: change.target.clone(),
             baseline: change.baseline.id.clone(),
             candidate: change.candidate.id.clone(),
+            created: self.rollout.created,
             step,
             weight: self.rollout.weight.unwrap_or(Weight::NONE),
             since: self.rollout.since,

@@ -1,6 +1,17 @@
 //! Look, save, act.
 
-use super::*;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use super::{Answer, Driver, Pending, SAVE_EVERY, TRIES, TRIES_BACK, UNSAVED_AFTER, backoff, later};
+use crate::engine::call::{bounded, kept};
+use crate::error::{ErrorKind, Result};
+use crate::model::{Attempt, Effect, Goal, Nonce, Note, Observed, Progress, Serial, Version, Weight};
+use crate::rollout::{Tries, What};
+use crate::state::{Event, Past, State, Turn, Versions, settles};
 
 impl Driver {
     pub(super) fn looks(&self) -> bool {
@@ -13,7 +24,7 @@ impl Driver {
         self.shifting.as_ref().is_some_and(|(_, under_way)| Some(*under_way) == goal)
     }
 
-    pub(super) fn look(&mut self, now: Instant) {
+    pub(super) fn look(&mut self, now: Instant, begun: Timestamp) {
         if self.looking || !self.looks() || self.look_at.is_none_or(|at| now < at) {
             return;
         }
@@ -24,11 +35,18 @@ impl Driver {
         let rollout = Arc::clone(&self.rollout);
         self.calls.spawn(async move {
             let look = async move { backend.observe(&rollout.change, goal, rollout.attempt.as_ref()).await };
-            Answer::Looked { goal, turn, result: bounded(limit, look).await }
+            Answer::Looked { goal, turn, begun, result: bounded(limit, look).await }
         });
     }
 
-    pub(super) fn looked(&mut self, goal: Goal, turn: u64, result: Result<Observed>, wall: Timestamp) {
+    pub(super) fn looked(
+        &mut self,
+        goal: Goal,
+        turn: u64,
+        begun: Timestamp,
+        result: Result<Observed>,
+        wall: Timestamp,
+    ) {
         if turn != self.turn || self.rollout.state.goal(&self.rollout.plan) != Some(goal) {
             return;
         }
@@ -50,7 +68,8 @@ impl Driver {
             inherited: self.rollout.inherited,
             versions: self.target.capabilities.versions,
             asked: self.rollout.tries.is_some(),
-            now: wall,
+            // What landed while the look was on its way, the look has not seen.
+            now: begun,
         };
         let turn = self.rollout.state.heed(self.rollout.terms(), &look, &past);
         let version = look.version.clone();
@@ -120,7 +139,7 @@ impl Driver {
         }
         self.turned_away = false;
         self.last_nonce = self.last_nonce.max(self.serial.0) + 1;
-        let nonce = Nonce::new(self.rollout.id(), Serial(self.last_nonce), goal);
+        let nonce = Nonce::by_driver(self.rollout.id(), self.since, Serial(self.last_nonce), goal);
         let attempt = Attempt { nonce, goal, version, at: wall };
         let versions = self.target.capabilities.versions;
         let rollout = self.change();
@@ -162,12 +181,6 @@ impl Driver {
         let proven = self.proof.is_some_and(|proof| self.inner.pulse.proves(proof, now, wall));
         let unsaved = attempt.goal == Goal::Baseline && now >= pending.since + UNSAVED_AFTER;
         if !(proven && (saved || unsaved)) {
-            if saved && self.inner.pulse.is_fresh(now, wall) {
-                // A beat was missed since the save: ask the record once more whether the rollout is ours.
-                self.pending.as_mut().expect("just seen").edition = self.edition + 1;
-                self.change();
-                self.save_now();
-            }
             return;
         }
         self.pending = None;
@@ -190,9 +203,12 @@ impl Driver {
         let wanted = self.rollout.state.goal(&self.rollout.plan) == Some(goal);
         let now = Instant::now();
         let Err(e) = result else {
-            if wanted {
+            if wanted && self.rollout.tries.as_ref().is_none_or(|tries| tries.count == 1) {
                 self.look_backoff = backoff(self.target.pace.busy);
                 self.look_at = Some(now);
+            } else if wanted {
+                // Accepted, and due all the same: asking faster than the target can follow uses up all tries at once.
+                self.look_at = Some(now + self.next_backoff());
             }
             return;
         };

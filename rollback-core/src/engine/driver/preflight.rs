@@ -1,6 +1,19 @@
 //! Preflight and hooks: proving both ways before anything changes.
 
-use super::*;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use super::{Answer, Driver};
+use crate::backend::Readiness;
+use crate::engine::Target;
+use crate::engine::call::bounded;
+use crate::error::{ErrorKind, Result};
+use crate::hook::{Exit, Hook};
+use crate::model::{Goal, Note, Progress, Serves};
+use crate::rollout::{BaselineFrom, Rollout, What};
+use crate::state::{Event, Refusal, State, only};
 
 impl Driver {
     pub(super) fn prove(&mut self, now: Instant) {

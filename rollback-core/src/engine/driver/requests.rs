@@ -1,6 +1,16 @@
 //! What people ask of the rollout.
 
-use super::*;
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use super::{Driver, GATHER};
+use crate::engine::live::Asking;
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::Note;
+use crate::request::{Ask, Request};
+use crate::rollout::What;
+use crate::state::{Event, Hold, Interrupted, State};
+use crate::wake::Bell;
 
 impl Driver {
     pub(super) fn rung(&mut self) {
@@ -56,7 +66,11 @@ impl Driver {
                     return no(format!("it is {state}; resume it or give it up"));
                 }
                 if self.try_feed(Event::Aborted { by, why: reason }, wall) {
-                    return Ok(Note::new(self.rollout.state.describe(&self.rollout.plan)));
+                    return Ok(match &self.rollout.state {
+                        State::RollingBack { .. } => Note::new("it goes back"),
+                        State::Refused { .. } => Note::new("it ends here; nothing was changed"),
+                        other => Note::new(other.describe(&self.rollout.plan)),
+                    });
                 }
                 Ok(Note::new(format!("nothing to abort: it is {state}")))
             }
@@ -71,7 +85,7 @@ impl Driver {
                 State::Holding { .. } | State::Stuck { .. } => {
                     self.forgive();
                     self.feed(Event::Resumed, wall);
-                    Ok(Note::new(self.rollout.state.describe(&self.rollout.plan)))
+                    Ok(Note::new("it goes on"))
                 }
                 _ => Ok(Note::new(format!("nothing to resume: it is {state}"))),
             },
@@ -144,6 +158,9 @@ impl Driver {
         for slot in &mut self.change().gates {
             slot.forgive();
         }
-        self.change().times.breach = None;
+        // A rollback goes on for the reason it began with, and its times are measured from there.
+        if !matches!(self.rollout.state, State::Stuck { from: Interrupted::RollingBack { .. }, .. }) {
+            self.change().times.breach = None;
+        }
     }
 }

@@ -1,6 +1,19 @@
 //! The record: saved before anything is attempted, compared when an answer is lost.
 
-use super::*;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use super::{Answer, Driver, SAVE_EVERY, Saving, backoff};
+use crate::engine::call::bounded;
+use crate::engine::live::{Phase, Status};
+use crate::error::{Error, ErrorKind, Result};
+use crate::listener::RolloutEvent;
+use crate::model::Serial;
+use crate::rollout::{Entry, Rollout};
+use crate::store::Record;
 
 impl Driver {
     pub(super) fn save_now(&mut self) {
@@ -33,6 +46,15 @@ impl Driver {
         }
     }
 
+    /// After a gap in our beats another process may have taken the rollout up: ask the record.
+    pub(super) fn confirm(&mut self, now: Instant, wall: Timestamp) {
+        let proven = self.proof.is_some_and(|proof| self.inner.pulse.proves(proof, now, wall));
+        if !proven && matches!(self.saving, Saving::No) && self.inner.pulse.is_fresh(now, wall) {
+            self.change();
+            self.save_now();
+        }
+    }
+
     pub(super) fn begin_save(&mut self, begun: Instant) {
         let driver = (!self.stopping || !self.rollout.state.is_open()).then_some(&self.inner.driver);
         let record = match self.rollout.to_record(driver, self.heard) {
@@ -45,14 +67,21 @@ impl Driver {
         };
         self.saving = Saving::Under;
         let (store, edition, expected) = (Arc::clone(&self.inner.store), self.edition, self.serial);
-        let limit = self.limit();
+        let (rollout, limit) = (Arc::clone(&self.rollout), self.limit());
         self.calls.spawn(async move {
             let result = bounded(limit, async move { store.update(&record, expected).await }).await;
-            Answer::Saved { edition, begun, result }
+            Answer::Saved { rollout, edition, begun, result }
         });
     }
 
-    pub(super) fn saved(&mut self, edition: u64, begun: Instant, result: Result<Serial>, wall: Timestamp) {
+    pub(super) fn saved(
+        &mut self,
+        rollout: Arc<Rollout>,
+        edition: u64,
+        begun: Instant,
+        result: Result<Serial>,
+        wall: Timestamp,
+    ) {
         match result {
             Ok(serial) => {
                 self.saving = Saving::No;
@@ -63,7 +92,7 @@ impl Driver {
                 if self.edition > self.saved {
                     self.save_by(SAVE_EVERY);
                 }
-                self.tell();
+                self.tell(&rollout);
             }
             Err(e) => {
                 // Lost or refused: what the record holds decides, at once after a refusal.
@@ -113,20 +142,21 @@ impl Driver {
         self.troubled("saving the rollout of", e, wall);
     }
 
-    /// Tells what the record holds now.
-    pub(super) fn tell(&mut self) {
+    /// Tells what the record holds now: this rollout.
+    pub(super) fn tell(&mut self, rollout: &Arc<Rollout>) {
         let saved = self.saved;
         let told = self.untold.iter().take_while(|(edition, _)| *edition <= saved).count();
         for (_, Entry { at, what }) in self.untold.drain(..told) {
-            self.inner.tell(&self.target, &RolloutEvent { rollout: Arc::clone(&self.rollout), at, what });
+            self.inner.tell(&self.target, &RolloutEvent { rollout: Arc::clone(rollout), at, what });
         }
+        let phase = if rollout.state.is_open() { Phase::Driven } else { Phase::Over };
+        if self.edition == self.saved || phase == Phase::Driven {
+            self.live.publish(Status { rollout: Arc::clone(rollout), phase });
+        }
+        // After the status, so that who asked finds there what came of it.
         let answered = self.answers.iter().take_while(|(edition, ..)| *edition <= saved).count();
         for (_, asking, answer) in self.answers.drain(..answered) {
             asking.answer(answer);
-        }
-        let phase = if self.rollout.state.is_open() { Phase::Driven } else { Phase::Over };
-        if self.edition == self.saved || phase == Phase::Driven {
-            self.live.publish(Status { rollout: Arc::clone(&self.rollout), phase });
         }
     }
 

@@ -341,6 +341,7 @@ impl Selector {
         &self.metric
     }
 
+    #[cfg(feature = "compare")]
     pub(super) fn labels(&self) -> &[String] {
         &self.by
     }

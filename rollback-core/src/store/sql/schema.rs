@@ -92,9 +92,10 @@ fn in_dialect(migration: &str, sqlite: bool) -> String {
 }
 
 async fn sqlite_version(session: &mut Session<'_>) -> Result<i64> {
+    // First: it begins the transaction's view of the file, which the pragmas then share.
+    let things = session.number("SELECT count(*) FROM sqlite_schema").await?;
     let application = session.number("PRAGMA application_id").await?;
     let version = session.number("PRAGMA user_version").await?;
-    let things = session.number("SELECT count(*) FROM sqlite_schema").await?;
     match application {
         0 if version == 0 && things == 0 => Ok(0),
         // A newer library may have other tables: what the header says is enough to stay away.

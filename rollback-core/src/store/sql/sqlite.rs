@@ -71,8 +71,12 @@ impl Sqlite {
     pub(super) async fn open(options: SqliteConnectOptions, place: &Place) -> Result<Self> {
         prepare(options.get_filename(), place)?;
         let mut first = options.connect().await.map_err(|e| place.sort(e))?;
-        // Look before anything is changed: it may not be ours.
-        if schema::version(&mut Session::sqlite(&mut first, place)).await? != schema::VERSION {
+        // Look before anything is changed: it may not be ours. In one transaction, because another process may be
+        // creating the tables at this moment, and half of what it did looks like somebody else's file.
+        exec(&mut first, "BEGIN", place).await?;
+        let version = schema::version(&mut Session::sqlite(&mut first, place)).await;
+        exec(&mut first, "ROLLBACK", place).await?;
+        if version? != schema::VERSION {
             exec(&mut first, "BEGIN IMMEDIATE", place).await?;
             schema::migrate(&mut Session::sqlite(&mut first, place)).await?;
             exec(&mut first, "COMMIT", place).await?;
