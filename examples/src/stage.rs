@@ -95,8 +95,16 @@ impl Stage {
     /// When a file cannot be removed.
     pub async fn clear(&self) -> Result<()> {
         self.strike().await;
-        for name in ["router.json", "split.json", "rollouts.db", "rollouts.db-wal", "rollouts.db-shm", "processes.log"]
-        {
+        for name in [
+            "router.json",
+            "split.json",
+            "rollouts.db",
+            "rollouts.db-wal",
+            "rollouts.db-shm",
+            "processes.log",
+            "report.html",
+            "report.md",
+        ] {
             let file = self.folder.join(name);
             match fs::remove_file(&file) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => {

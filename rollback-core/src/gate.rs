@@ -3,10 +3,10 @@
 #[cfg(feature = "alertmanager")]
 mod alertmanager;
 mod combine;
-#[cfg(feature = "http")]
-pub mod http;
 #[cfg(feature = "compare")]
 mod compare;
+#[cfg(feature = "http")]
+pub mod http;
 mod policy;
 #[cfg(feature = "prometheus")]
 pub mod prometheus;
@@ -27,12 +27,12 @@ use serde_json::Value;
 
 #[cfg(feature = "alertmanager")]
 pub use self::alertmanager::{Alertmanager, Preexisting};
+#[cfg(feature = "compare")]
+pub use self::compare::{Budget, Compare, Share};
 #[cfg(feature = "http")]
 pub use self::http::Http;
 #[cfg(feature = "prometheus")]
 pub use self::prometheus::Prometheus;
-#[cfg(feature = "compare")]
-pub use self::compare::{Budget, Compare, Share};
 pub use self::{
     combine::{All, Any, AtLeast, DryRun, FromFn, all, any, at_least, dry_run, from_fn},
     policy::{Finding, NoData, Policy, Skip, Slot, Standing, Trip},

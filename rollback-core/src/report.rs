@@ -112,7 +112,7 @@ impl<'a> Report<'a> {
             }
         }
         if let Some(slot) = brief.decider().and_then(|gate| self.rollout.gate(gate)) {
-            blocks.push(evidence(slot, "What the gate that decided had to go on"));
+            blocks.push(evidence(slot, "What the gate that decided had to go on", Some(self.rollout.since)));
         }
         blocks
     }
@@ -274,7 +274,7 @@ impl<'a> Report<'a> {
         for slot in &self.rollout.gates {
             // What decided has been shown above.
             if decider != Some(&slot.name) && slot.evidence.as_ref().is_some_and(|it| !it.facts.is_empty()) {
-                blocks.push(evidence(slot, &format!("Gate {}", slot.name)));
+                blocks.push(evidence(slot, &format!("Gate {}", slot.name), None));
             }
         }
         blocks
@@ -326,13 +326,16 @@ fn list(notes: &[Note]) -> Block {
 }
 
 /// Window, counts, statistic, threshold, query, what would have tripped it: whatever the gate gave.
-fn evidence(slot: &Slot, caption: &str) -> Block {
+fn evidence(slot: &Slot, caption: &str, stood: Option<Timestamp>) -> Block {
     let mut rows = vec![vec!["gate".into(), slot.name.to_string()], vec!["says".into(), word(slot.standing).into()]];
     let mut row = |name: &str, value: String| rows.push(vec![name.into(), value]);
     if let Some(trip) = &slot.tripped {
         row("tripped", format!("{}: {}", moment(trip.at), trip.why));
     }
     row("judged", format!("{} times", slot.judged));
+    if let Some(stood) = stood {
+        row("the step stood since", moment(stood));
+    }
     if let Some(since) = slot.unhealthy_since {
         row("unhealthy since", moment(since));
     }

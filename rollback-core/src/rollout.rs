@@ -459,3 +459,28 @@ pub(crate) fn sample() -> Rollout {
         log: Arc::default(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_many_weights_the_first_and_the_last_are_kept() {
+        let mut rollout = sample();
+        let at = |second: u16| rollout_at(second);
+        for second in 0..10_000_u16 {
+            rollout.weigh(at(second), Weight::try_from((second % 101) as u8).expect("at most 100"));
+            assert!(rollout.weights.len() <= Rollout::MAX_WEIGHTS);
+        }
+        let weights = &rollout.weights;
+        let kept = |index: usize| weights[index].at;
+        assert!((0..60).all(|index| kept(index) == at(index as u16)));
+        assert!((0..60).all(|back| kept(weights.len() - 1 - back) == at(9_999 - back as u16)));
+        assert!(weights.is_sorted_by(|one, next| one.at < next.at));
+        assert_eq!(rollout.weight, Some(weights[weights.len() - 1].weight));
+    }
+
+    fn rollout_at(second: u16) -> Timestamp {
+        Timestamp::from_second(second.into()).expect("a time")
+    }
+}

@@ -9,7 +9,8 @@ use rollback_core::{
     gate::Policy,
     listener::{Listener, Progress, RolloutEvent},
     plan::Plan,
-    rollout::What,
+    report::Report,
+    rollout::{Rollout, What},
     state::{Cause, State},
     store::{Sql, Store},
 };
@@ -122,12 +123,24 @@ async fn run(args: Args) -> Result<u8> {
 
     say(format!("\n{}", timeline::report(&outcome.rollout, &admin.look().await?, &admin.counts().await?)));
     say(format!("the record is in {}", stage.store().display()));
+    let page = write_report(&stage, &outcome.rollout)?;
+    say(format!("the report is in {}, and beside it as Markdown", page.display()));
     if outcome.rollout.state.is_open() {
         say(format!("it is left as it is; remove {} to start over", stage.folder().display()));
     } else {
         stage.strike().await;
     }
     Ok(status(&outcome))
+}
+
+/// The report as a page and as Markdown, for who was not there. Says where the page is.
+fn write_report(stage: &Stage, rollout: &Rollout) -> Result<PathBuf> {
+    let report = Report::new(rollout);
+    let page = stage.folder().join("report.html");
+    std::fs::write(&page, report.html())
+        .and_then(|()| std::fs::write(page.with_extension("md"), report.markdown()))
+        .map_err(|e| Error::new(ErrorKind::Internal, format!("cannot write {}", page.display())).because(e))?;
+    Ok(page)
 }
 
 /// Tells whoever listens. A rollout does not end because its reader has gone away.

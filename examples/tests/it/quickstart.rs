@@ -78,8 +78,15 @@ fn a_bad_release_is_rolled_back_and_the_report_says_what_it_cost() {
             "serves now  v1; running: v1",
             "gate        probe did not trip: /healthz",
             "restored",
+            "the report is in",
         ],
     );
+    let report = fs::read_to_string(folder.join("report.md")).unwrap();
+    says(
+        &report,
+        &["# shop: v2 was rolled back", "v1 alone, as a look has shown", "gate | error-rate", "traffic restored"],
+    );
+    assert!(fs::read_to_string(folder.join("report.html")).unwrap().contains("shop: v2 was rolled back"));
     // 25 % of a tenth of the traffic for a few seconds; all of it would be hundreds.
     assert!((1..100).contains(&failed(&text)), "{}", failed(&text));
     nothing_runs(&folder);

@@ -157,7 +157,7 @@ impl Outbox {
 
     fn send(&self, event: &RolloutEvent) {
         let message = Message { event: event.clone(), number: uuid::Uuid::new_v4().to_string() };
-        if !self.queue.as_ref().is_some_and(|queue| queue.try_send(message).is_ok()) {
+        if self.queue.as_ref().is_none_or(|queue| queue.try_send(message).is_err()) {
             self.tally.0.dropped.fetch_add(1, Ordering::Relaxed);
             tracing::warn!(channel = self.courier.name(), rollout = %event.rollout.id(), "a message was dropped");
         }
@@ -190,12 +190,12 @@ impl Carrier {
             let _ = ends.wait_for(|ends| *ends).await;
             tokio::time::sleep(FAREWELL).await;
         };
+        let under_way = AtomicU64::new(0);
         let all = async {
             while let Some(message) = self.messages.recv().await {
-                // Counted as dropped if it is given up half way, below.
-                self.tally.0.dropped.fetch_add(1, Ordering::Relaxed);
+                under_way.store(1, Ordering::Relaxed);
                 let delivered = carry(&*self.courier, &message, &mut self.ends).await;
-                self.tally.0.dropped.fetch_sub(1, Ordering::Relaxed);
+                under_way.store(0, Ordering::Relaxed);
                 let counted = if delivered { &self.tally.0.delivered } else { &self.tally.0.given_up };
                 counted.fetch_add(1, Ordering::Relaxed);
             }
@@ -204,7 +204,7 @@ impl Carrier {
             () = all => {}
             () = late => {}
         }
-        let mut left = 0;
+        let mut left = under_way.into_inner();
         while self.messages.try_recv().is_ok() {
             left += 1;
         }

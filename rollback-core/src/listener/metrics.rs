@@ -42,6 +42,8 @@ use crate::{
 /// | `ask` | `abort`, `pause`, `resume`, `approve`, `give_up`, `promote_now`, `skip_gate` |
 /// | `target` | the target's id, on every metric; only [with a target label](Self::with_target_label) |
 ///
+/// A dashboard for Grafana that shows all of them is in the crate's folder `dashboards`.
+///
 /// Times of a rollout are recorded once, when it ends, and only those that were measured. They are differences of wall
 /// time; one that is negative, because the clock was set back, is left out.
 #[derive(Debug)]
@@ -482,5 +484,28 @@ mod tests {
         names.extend(used.filter_map(|key| key.split(' ').next()).map(String::from));
         assert_eq!(pages.described.keys().cloned().collect::<std::collections::BTreeSet<_>>(), names);
         assert!(pages.described.values().all(|times| *times == 1), "{:?}", pages.described);
+    }
+
+    #[test]
+    fn the_dashboard_asks_for_every_metric_there_is_and_for_no_other() {
+        let book = Book::default();
+        with_local_recorder(&book, describe);
+        let ours: Vec<String> = book.0.lock().unwrap().described.keys().cloned().collect();
+
+        let dashboard = include_str!("../../dashboards/grafana.json");
+        let dashboard: serde_json::Value = serde_json::from_str(dashboard).unwrap();
+        let mut asked = std::collections::BTreeSet::new();
+        for panel in dashboard["panels"].as_array().unwrap() {
+            for target in panel["targets"].as_array().unwrap() {
+                let query = target["expr"].as_str().unwrap();
+                for word in query.split(|c: char| !c.is_ascii_alphanumeric() && c != '_') {
+                    let Some(name) = word.strip_prefix("rollback_") else { continue };
+                    let histogram = name.strip_suffix("_bucket");
+                    assert_eq!(histogram.is_some(), name.contains("_seconds"), "{word}: times are histograms");
+                    asked.insert(histogram.unwrap_or(name).to_owned());
+                }
+            }
+        }
+        assert_eq!(asked.into_iter().collect::<Vec<_>>(), ours);
     }
 }

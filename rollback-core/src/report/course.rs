@@ -127,7 +127,11 @@ impl Band {
                 (*since, *says) = (at, now);
             }
         };
+        let skipped_at = slot.skipped.as_ref().map(|skip| skip.at);
         for entry in &rollout.log {
+            if let Some(at) = skipped_at.filter(|at| *at <= entry.at) {
+                turn(at, Says::NotJudged, &mut since, &mut says);
+            }
             match &entry.what {
                 What::Entered { to } => asked = to.watches_gates(),
                 What::Judged { gate, standing, .. } if *gate == slot.name => said = (*standing).into(),
@@ -135,15 +139,95 @@ impl Band {
                 What::Tripped { gate, .. } if *gate == slot.name => band.tripped = Some(entry.at),
                 _ => continue,
             }
-            let skipped = slot.skipped.as_ref().is_some_and(|skip| skip.at <= entry.at);
+            let skipped = skipped_at.is_some_and(|at| at <= entry.at);
             turn(entry.at, if asked && !skipped { said } else { Says::NotJudged }, &mut since, &mut says);
         }
-        if let Some(skip) = &slot.skipped {
-            turn(skip.at, Says::NotJudged, &mut since, &mut says);
+        if let Some(at) = skipped_at {
+            turn(at, Says::NotJudged, &mut since, &mut says);
         }
         if to > since || band.spans.is_empty() {
             band.spans.push(Span { from: since, to, says });
         }
         band
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::SignedDuration;
+
+    use super::*;
+    use crate::{
+        gate::{Skip, Slot},
+        model::{Actor, GateName},
+        rollout::{self, Entry},
+        state::State,
+    };
+
+    fn judged(standing: Standing) -> What {
+        What::Judged { gate: GateName::try_from("errors").unwrap(), standing, why: "w".into() }
+    }
+
+    /// What the band shows of a log with an entry each ten seconds, and a skip.
+    fn band(log: impl IntoIterator<Item = What>, skipped: Option<i64>) -> Vec<(i64, i64, Says)> {
+        let mut rollout = rollout::sample();
+        let start = rollout.created;
+        let at = |second: i64| start + SignedDuration::from_secs(second);
+        let second = |at: Timestamp| at.duration_since(start).as_secs();
+        let entries = log.into_iter().enumerate().map(|(index, what)| Entry { at: at(10 * index as i64), what });
+        rollout.log = entries.collect();
+        let mut slot = Slot::new(GateName::try_from("errors").unwrap());
+        slot.skipped =
+            skipped.map(|second| Skip { by: Actor::try_from("ana").unwrap(), why: "w".into(), at: at(second) });
+        rollout.gates.push(slot);
+        let course = Course::of(&rollout);
+        let spans = &course.bands[0].spans;
+        assert_eq!((spans[0].from, spans[spans.len() - 1].to), (course.from, course.to));
+        assert!(spans.windows(2).all(|two| two[0].to == two[1].from && two[0].says != two[1].says));
+        spans.iter().map(|span| (second(span.from), second(span.to), span.says)).collect()
+    }
+
+    #[test]
+    fn a_band_shows_what_was_said_while_somebody_asked() {
+        let baking = || What::Entered { to: State::Baking { step: 0, watched: Default::default() } };
+        let stuck = What::Entered { to: State::Stuck { from: crate::state::Interrupted::Promoting, why: "w".into() } };
+        assert_eq!(
+            band(
+                [
+                    What::Created,
+                    baking(),
+                    judged(Standing::Healthy),
+                    stuck,
+                    baking(),
+                    judged(Standing::Unhealthy),
+                    What::Created
+                ],
+                None
+            ),
+            [
+                (0, 20, Says::NotJudged),
+                (20, 30, Says::Healthy),
+                (30, 40, Says::NotJudged),
+                (40, 50, Says::Healthy),
+                (50, 60, Says::Unhealthy),
+            ]
+        );
+    }
+
+    #[test]
+    fn what_was_cut_from_the_log_and_what_was_skipped_is_not_made_up() {
+        let baking = || What::Entered { to: State::Baking { step: 0, watched: Default::default() } };
+        let log = || {
+            [baking(), judged(Standing::Healthy), What::Cut { lines: 7 }, judged(Standing::Inconclusive), What::Created]
+        };
+        assert_eq!(
+            band(log(), None),
+            [(0, 10, Says::NotJudged), (10, 20, Says::Healthy), (20, 30, Says::NotRecorded), (30, 40, Says::NoData)]
+        );
+        assert_eq!(
+            band(log(), Some(15)),
+            [(0, 10, Says::NotJudged), (10, 15, Says::Healthy), (15, 40, Says::NotJudged)]
+        );
+        assert_eq!(band([What::Created], None), [(0, 0, Says::NotJudged)]);
     }
 }

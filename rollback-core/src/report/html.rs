@@ -99,3 +99,49 @@ pub(super) fn escaped(text: &str) -> String {
 }
 
 const CSS: &str = include_str!("report.css");
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::CSS;
+
+    /// The relative luminance of `#rrggbb`, as WCAG 2 has it.
+    fn luminance(colour: &str) -> f64 {
+        let channel = |at: usize| {
+            let value = f64::from(u8::from_str_radix(&colour[at..at + 2], 16).unwrap()) / 255.0;
+            if value <= 0.04045 { value / 12.92 } else { ((value + 0.055) / 1.055).powf(2.4) }
+        };
+        0.2126 * channel(1) + 0.7152 * channel(3) + 0.0722 * channel(5)
+    }
+
+    #[test]
+    fn colours_have_enough_contrast_in_light_and_in_dark() {
+        let (light, dark) = CSS.split_once("@media (prefers-color-scheme: dark)").unwrap();
+        for theme in [light, dark.split_once("}\n}").unwrap().0] {
+            let variables = theme.split(['{', ';', '}']).filter_map(|rule| rule.trim().strip_prefix("--"));
+            let colours: HashMap<&str, f64> = variables
+                .filter_map(|rule| rule.split_once(": "))
+                .map(|(name, colour)| (name, luminance(colour)))
+                .collect();
+            let contrast = |one: &str, other: &str| {
+                let (one, other) = (colours[one], colours[other]);
+                (one.max(other) + 0.05) / (one.min(other) + 0.05)
+            };
+            for (text, ground) in [
+                ("text", "page"),
+                ("text", "soft"),
+                ("mute", "page"),
+                ("on", "good"),
+                ("on", "bad"),
+                ("on", "odd"),
+                ("on", "accent"),
+            ] {
+                assert!(contrast(text, ground) >= 4.5, "{text} on {ground}: {}", contrast(text, ground));
+            }
+            for mark in ["good", "bad", "odd", "accent", "text"] {
+                assert!(contrast(mark, "page") >= 3.0, "{mark}: {}", contrast(mark, "page"));
+            }
+        }
+    }
+}

@@ -120,6 +120,8 @@ impl Chart<'_> {
         if let Some(at) = band.tripped.filter(|at| (self.from..=self.to).contains(at)) {
             let told = format!("{name} tripped at {}", moment(at));
             let x = self.x(at);
+            // What trips at once has no time to be seen as unhealthy.
+            self.swatch(Says::Unhealthy, [x - 4.0, y + 2.0, 4.0, BAND - 6.0], &told, out)?;
             writeln!(
                 out,
                 r#"<path class="trip" d="M{:.1} {:.1}h10l-5 8z"><title>{}</title></path>"#,
@@ -168,7 +170,10 @@ impl Chart<'_> {
     fn legend(&self, y: f64, out: &mut String) -> fmt::Result {
         writeln!(out, r#"<path class="weight" d="M{LEFT:.1} {:.1}h18"/>"#, y - 4.0)?;
         writeln!(out, r#"<text x="{:.1}" y="{y:.1}">weight</text>"#, LEFT + 24.0)?;
-        let used = |says: Says| self.course.bands.iter().any(|band| band.spans.iter().any(|span| span.says == says));
+        let shows = |band: &Band, says: Says| {
+            band.spans.iter().any(|span| span.says == says) || (says == Says::Unhealthy && band.tripped.is_some())
+        };
+        let used = |says: Says| self.course.bands.iter().any(|band| shows(band, says));
         let used = Says::ALL.into_iter().filter(|says| used(*says));
         for (at, says) in used.enumerate() {
             let x = LEFT + 110.0 + 120.0 * at as f64;

@@ -344,7 +344,10 @@ rule_files: [rules.yml]
 alerting: {{alertmanagers: [{{static_configs: [{{targets: ['{address}']}}]}}]}}
 "
     );
-    let prometheus = match prometheus::Server::own(&[("prometheus.yml", &config), ("rules.yml", RULES)], &["--rules.alert.resend-delay=1s"]) {
+    let prometheus = match prometheus::Server::own(
+        &[("prometheus.yml", &config), ("rules.yml", RULES)],
+        &["--rules.alert.resend-delay=1s"],
+    ) {
         Ok(prometheus) => prometheus,
         Err(why) => return crate::support::skip("prometheus", &why),
     };

@@ -10,6 +10,10 @@ mod engine;
 mod gates;
 #[cfg(all(feature = "http", feature = "prometheus"))]
 mod http;
+#[cfg(feature = "email")]
+mod mail;
+#[cfg(feature = "webhook")]
+mod messages;
 #[cfg(feature = "mock")]
 mod mocks;
 #[cfg(all(feature = "sql", unix))]
@@ -24,8 +28,6 @@ mod receiver;
 mod records;
 #[cfg(feature = "report")]
 mod reports;
-#[cfg(feature = "receiver")]
-mod receiver;
 mod search;
 mod served;
 mod stores;

@@ -3,11 +3,12 @@
 
 use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use rollback_core::{
     engine::{Engine, NewRollout, Target},
-    gate::{self, Evidence, FromFn, Policy, Standing, Verdict},
-    model::{Actor, GateName, Note, Revision, RolloutId, TargetId, Weight},
+    gate::{self, Evidence, Policy, Standing, Verdict},
+    listener::{Listener as _, ReportFiles, RolloutEvent},
+    model::{Actor, Change, GateName, Note, Revision, RevisionId, RolloutId, TargetId, Weight},
     plan::{Approval, Plan, Step},
     report::Report,
     request::{Ask, Request},
@@ -201,5 +202,136 @@ async fn reports_of_whole_rollouts_are_as_they_were_read_and_agreed_to() {
         check(&report.html());
         golden(&format!("{name}.md"), &report.markdown());
         golden(&format!("{name}.html"), &report.html());
+    }
+}
+
+/// A rollout of which everything that can come from outside is hostile, and as long as it can be.
+async fn hostile() -> Rollout {
+    const EVIL: &str = "\u{202e}]]></title></style></svg></td>\"'><script>alert(1)</script><img src=x onerror=alert(1)> \
+                        | `x` **b** [click](https://evil.example) ![i](https://evil.example/i.png) &lt; <!-- \u{200b}\u{feff}";
+    fn name<T: for<'a> TryFrom<&'a str, Error = rollback_core::Error>>(most: usize) -> T {
+        let start = EVIL.char_indices().map(|(at, c)| at + c.len_utf8()).take_while(|end| *end <= most).last().unwrap();
+        T::try_from(EVIL[..start].trim()).unwrap()
+    }
+    let long = Note::new(EVIL.repeat(20));
+    let mut rollout = (*rolled_back().await).clone();
+    let (baseline, candidate) = (name::<RevisionId>(256), name::<RevisionId>(256));
+    rollout.change = Arc::new(Change {
+        rollout: name::<RolloutId>(128),
+        target: name::<TargetId>(128),
+        baseline: Revision::new(baseline).unwrap().with_spec("hunter2").unwrap(),
+        candidate: Revision::new(candidate).unwrap().with_spec("hunter2").unwrap(),
+    });
+    rollout.author = name::<Actor>(128);
+    rollout.reason = long.clone();
+    rollout.despite_quarantine = Some(long.clone());
+    rollout.irreversible = Some(long.clone());
+    rollout.not_restored = vec![long.clone(); 50];
+    rollout.readiness.proved = vec![long.clone(); 50];
+    rollout.readiness.not_provable = vec![long.clone(); 50];
+    let gate = name::<GateName>(64);
+    rollout.state = State::RolledBack { cause: Cause::Unhealthy { gate: gate.clone(), why: long.clone() } };
+    for slot in &mut rollout.gates {
+        let mut evidence =
+            slot.evidence.clone().unwrap().fact(EVIL, EVIL).fact("tree", serde_json::json!({ EVIL: [EVIL] }));
+        evidence.summary = format!("{EVIL}\r\n\u{0}\u{1b}[31m\u{85}").repeat(10);
+        slot.evidence = Some(evidence);
+    }
+    rollout.gates[0].name = gate.clone();
+    let start = rollout.created;
+    rollout.log = (0..200)
+        .map(|second| {
+            let request = Request { ask: Ask::PromoteNow, by: name::<Actor>(128), reason: long.clone() };
+            let what = match second % 4 {
+                0 => What::Asked { request, answer: long.clone() },
+                1 => What::Troubled { why: long.clone() },
+                2 => What::Judged { gate: gate.clone(), standing: Standing::Unhealthy, why: long.clone() },
+                _ => What::Tripped { gate: gate.clone(), why: long.clone() },
+            };
+            Entry { at: start + SignedDuration::from_secs(second), what }
+        })
+        .collect();
+    rollout
+}
+
+#[tokio::test(start_paused = true)]
+async fn whatever_comes_from_outside_the_page_is_whole_and_runs_and_loads_nothing() {
+    let rollout = hostile().await;
+    let html = Report::new(&rollout).html();
+    check(&html);
+    for bad in
+        ["<script", "<img", "<!--", "]]>", "\u{202e}", "\u{200b}", "\u{feff}", "\u{1b}", "\u{85}", "\0", "hunter2"]
+    {
+        assert!(!html.contains(bad), "{bad:?} got through");
+    }
+    assert!(html.contains("⟨U+202E⟩") && html.contains("&lt;script&gt;"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn whatever_comes_from_outside_the_markdown_has_the_tables_it_should_and_fits_a_job_summary() {
+    let rollout = hostile().await;
+    let text = Report::new(&rollout).markdown();
+    assert!((100_000..=Report::MAX_MARKDOWN).contains(&text.len()), "{}", text.len());
+    for bad in ["\u{202e}", "\u{200b}", "\u{feff}", "\u{1b}", "\u{85}", "\0", "\r", "hunter2"] {
+        assert!(!text.contains(bad), "{bad:?} got through");
+    }
+    let (mut columns, mut tables) = (None, 0);
+    for line in text.lines() {
+        // What is not escaped is markup.
+        let mut markup = String::new();
+        let mut letters = line.chars();
+        while let Some(c) = letters.next() {
+            if c == '\\' {
+                letters.next();
+            } else {
+                markup.push(c)
+            }
+        }
+        for bad in ['<', '>', '`', '[', ']', '!'] {
+            assert!(!markup.contains(bad), "{bad:?} in {line}");
+        }
+        assert!(!markup.contains("://"), "a link in {line}");
+        let pipes = markup.matches('|').count();
+        if pipes == 0 {
+            columns = None;
+        } else {
+            tables += usize::from(columns.is_none());
+            assert_eq!(*columns.get_or_insert(pipes), pipes, "{line}");
+        }
+    }
+    assert!(tables >= 4, "{tables}");
+    let mut long = rollout.clone();
+    long.not_restored = vec![rollout.reason.clone(); 2000];
+    let text = Report::new(&long).markdown();
+    assert!(text.len() <= Report::MAX_MARKDOWN && text.ends_with("has all of it.*\n"), "{}", text.len());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rollout_that_comes_to_rest_leaves_its_report_in_a_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = ReportFiles::new(folder.path().join("reports")).unwrap();
+    let rollout = rolled_back().await;
+    let (markdown, html) = (files.markdown(rollout.id()), files.html(rollout.id()));
+    let at = rollout.log.last().unwrap().at;
+    let tell = |what: What| files.on(&RolloutEvent { rollout: Arc::clone(&rollout), at, what });
+    tell(What::Created);
+    assert!(!markdown.exists() && !html.exists(), "it is not at rest yet");
+    for _ in 0..2 {
+        tell(What::Entered { to: rollout.state.clone() });
+        assert_eq!(fs::read_to_string(&markdown).unwrap(), Report::new(&rollout).markdown());
+        assert_eq!(fs::read_to_string(&html).unwrap(), Report::new(&rollout).html());
+    }
+    assert_eq!(fs::read_dir(folder.path().join("reports")).unwrap().count(), 2, "nothing half written is left");
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_the_platform_sets_the_pace_each_weight_that_was_seen_is_in_the_report() {
+    let scene = Scene::new(Fake::new("v1", "v2").providers_pace(10, Duration::from_secs(30)), |target| target);
+    let rollout = scene.start(Plan::all_at_once(MINUTE).unwrap()).await.finished().await.rollout;
+    let weights: Vec<u8> = rollout.weights.iter().map(|seen| seen.weight.percent()).collect();
+    assert_eq!(weights, [0, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100]);
+    let text = Report::new(&rollout).markdown();
+    for weight in weights {
+        assert!(text.contains(&format!("seen: the candidate has {weight} %")), "{text}");
     }
 }

@@ -3,6 +3,8 @@
 #[cfg(all(feature = "alertmanager", feature = "http", feature = "prometheus", feature = "receiver"))]
 pub(crate) mod alertmanager;
 pub(crate) mod away;
+#[cfg(any(feature = "email", feature = "webhook"))]
+pub(crate) mod events;
 #[cfg(feature = "sql")]
 pub(crate) mod postgres;
 #[cfg(all(feature = "http", feature = "prometheus"))]
@@ -19,7 +21,7 @@ pub(crate) mod trace;
 ///
 /// # Panics
 /// When `ROLLBACK_TEST_REQUIRE` is `all` or names what is missing.
-#[cfg(any(feature = "sql", all(feature = "http", feature = "prometheus")))]
+#[cfg(any(feature = "email", feature = "sql", feature = "webhook", all(feature = "http", feature = "prometheus")))]
 pub(crate) fn skip(missing: &str, why: &str) {
     use std::io::Write as _;
     let required = std::env::var("ROLLBACK_TEST_REQUIRE").unwrap_or_default();
