@@ -138,6 +138,40 @@ fn phase(did: &Did) -> String {
 }
 
 #[tokio::test]
+async fn of_two_processes_on_one_file_only_one_drives_while_it_lives() {
+    only_one_drives_while_it_lives(&mut Stage::on_sqlite(Random::seed())).await;
+}
+
+#[tokio::test]
+async fn of_two_processes_on_postgres_only_one_drives_while_it_lives() {
+    on_postgres(async |mut stage| only_one_drives_while_it_lives(&mut stage).await).await;
+}
+
+async fn only_one_drives_while_it_lives(stage: &mut Stage) {
+    // No machine is so busy that a process that lives is silent for so long.
+    stage.lease = Duration::from_secs(8);
+    let job = stage.next_rollout(Some(Job::blind(&stage.folder())));
+    let mut driver = stage.start(&job, Role::Drives);
+    let pid = driver.pid();
+    stage.until("the first drives", |_, lines| drives(lines, pid)).await;
+    let mut other = stage.start(&job, Role::StandsBy);
+    let idle = other.pid();
+    let looked_for_orphans = |lines: &[Line]| {
+        let of_other = lines.iter().filter(|line| line.pid == idle);
+        of_other.skip_while(|line| line.what != Did::Ready).filter(|line| line.what == Did::Listed).count()
+    };
+    let looked = |lines: &[Line]| looked_for_orphans(lines) >= 2;
+    stage.until("the other has looked for orphans", |_, lines| other.ended().is_some() || looked(lines)).await;
+    stage.see();
+    stage.until("both end", |_, _| driver.ended().is_some() && other.ended().is_some()).await;
+    let acts = |line: &&Line| line.pid != pid && matches!(line.what, Did::Asked { .. } | Did::Saving(_));
+    let acts: Vec<&Line> = stage.tail.read().iter().filter(acts).collect();
+    assert!(acts.is_empty(), "another process than the driver asked or saved: {acts:?}");
+    assert_eq!(other.ended(), Some(IDLE), "what a process says that drove nothing");
+    stage.check(&job).await;
+}
+
+#[tokio::test]
 async fn of_two_processes_on_one_file_one_drives_and_the_other_takes_over_when_it_is_killed() {
     for seed in seeds(2) {
         one_drives_and_the_other_takes_over(&mut Stage::on_sqlite(seed)).await;

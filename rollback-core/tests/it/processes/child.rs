@@ -117,7 +117,7 @@ impl Job {
         engine.register(target).expect("a good target");
         let outcome = match self.role {
             Role::Races => self.race(&engine, &trace).await,
-            Role::Drives | Role::StandsBy => self.go_on(&engine).await,
+            Role::Drives | Role::StandsBy => self.go_on(&engine, &trace).await,
         };
         outcome.map_or(IDLE, |outcome| {
             let code = outcome.exit_code();
@@ -139,13 +139,14 @@ impl Job {
     }
 
     /// Takes the rollout up as soon as nobody drives it, until it is over or somebody else has taken it up.
-    async fn go_on(&self, engine: &Engine) -> Option<Outcome> {
+    async fn go_on(&self, engine: &Engine, trace: &Trace) -> Option<Outcome> {
         let store = patiently(|| Sql::connect(&self.url)).await.expect("the store is there");
         let resumed = patiently(|| engine.resume_all()).await.expect("the store answers");
         assert!(resumed.refused.is_empty() && resumed.unregistered.is_empty(), "{resumed:?}");
         if let Some(handle) = resumed.handles.iter().find(|handle| *handle.id() == self.rollout) {
             return Some(handle.finished().await);
         }
+        trace.tell(Did::Ready);
         loop {
             if let Some(handle) = engine.handle(&self.rollout) {
                 return Some(handle.finished().await);
@@ -226,7 +227,9 @@ impl Store for Traced {
         self.inner.load(id).await
     }
     async fn open(&self) -> Result<Vec<Claim>> {
-        self.inner.open().await
+        let open = self.inner.open().await;
+        self.trace.tell(Did::Listed);
+        open
     }
     async fn history(&self, subject: &TargetId, limit: usize) -> Result<Vec<Record>> {
         self.inner.history(subject, limit).await

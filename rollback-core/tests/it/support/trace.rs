@@ -33,8 +33,10 @@ pub(crate) struct Line {
 /// Something that a process did.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) enum Did {
-    /// It is set up and waits for the word to start.
+    /// It is set up: it waits for the word to start, or stands by.
     Ready,
+    /// It looked which rollouts are open.
+    Listed,
     /// Its target saw this; told when it is not what it saw last.
     Looked { goal: Goal, progress: String, version: Version },
     /// A shift was entered.
