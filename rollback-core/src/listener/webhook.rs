@@ -43,8 +43,8 @@ use crate::{
 ///
 /// # Signature
 /// With a key, two headers prove who wrote it, and when: `X-Rollback-Timestamp` has the seconds since 1970, and
-/// `X-Rollback-Signature` is `v1=` and the hexadecimal HMAC-SHA256, by that key, of the timestamp, a full stop and the
-/// body. Compare in constant time, and refuse what is older than five minutes. Each try is signed anew.
+/// `X-Rollback-Signature` is the HMAC-SHA256 in 64 hex digits, by that key, of the timestamp, a colon and the body: the
+/// form that the feature `receiver` takes. Compare in constant time, and refuse what is older than five minutes. Each try is signed anew.
 #[derive(Debug)]
 pub struct Webhook(Channel<Post>);
 
@@ -146,9 +146,7 @@ impl Post {
         if let Some(key) = &self.key {
             let timestamp = SystemClock.now().as_second().to_string();
             let signature = sign(key, &timestamp, body.as_bytes());
-            request = request
-                .header(Webhook::TIMESTAMP_HEADER, timestamp)
-                .header(Webhook::SIGNATURE_HEADER, format!("v1={signature}"));
+            request = request.header(Webhook::TIMESTAMP_HEADER, timestamp).header(Webhook::SIGNATURE_HEADER, signature);
         }
         let answer = self.client.send(request.body(body)).await?;
         if answer.status.is_success() {
@@ -191,7 +189,7 @@ impl Courier for Post {
 fn sign(key: &Secret, timestamp: &str, body: &[u8]) -> String {
     let mut mac = Hmac::<Sha256>::new_from_slice(key.expose().as_bytes()).expect("a key of any length will do");
     mac.update(timestamp.as_bytes());
-    mac.update(b".");
+    mac.update(b":");
     mac.update(body);
     mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -317,7 +315,7 @@ mod tests {
 
     #[test]
     fn the_signature_is_the_one_that_others_compute() {
-        // printf '%s' '1700000000.{"a":1}' | openssl dgst -sha256 -hmac 'key'
+        // printf '%s' '1700000000:{"a":1}' | openssl dgst -sha256 -hmac 'key'
         assert_eq!(sign(&Secret::new("key"), "1700000000", br#"{"a":1}"#), SIGNED);
     }
 
@@ -332,5 +330,5 @@ mod tests {
         }
     }
 
-    const SIGNED: &str = "a438e398bfafc57e4396bb7fc2304422f0f768e965d073ca313cb52e22e6ad03";
+    const SIGNED: &str = "ba2e91a1c006db43265dd2b67e179429a9e29cf81ab88294ad07ec4e03b6c5a3";
 }
