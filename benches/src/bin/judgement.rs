@@ -268,8 +268,9 @@ fn percent(part: usize, of: usize) -> String {
 }
 
 fn spread(times: Vec<f64>, of: usize) -> String {
-    let at =
-        |part: f64| times.get((part * times.len() as f64) as usize).map_or("–".into(), |time| format!("{time:.0}"));
+    let at = |part: f64| {
+        times.get((part * times.len() as f64) as usize).map_or_else(|| "–".into(), |time| format!("{time:.0}"))
+    };
     let all = format!("{} ({})", at(0.5), at(0.95));
     let found = times.len() as f64 / of as f64;
     if found >= 0.995 { all } else { format!("{all}, found {:.1} %", 100.0 * found) }

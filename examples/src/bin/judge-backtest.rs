@@ -160,6 +160,7 @@ fn window(since: Timestamp, now: Timestamp, last: Option<Evidence>) -> Result<Wi
         target: "backtest".parse()?,
         baseline: RevisionId::try_from("baseline")?,
         candidate: RevisionId::try_from("candidate")?,
+        created: since,
         step: 0,
         // Both serve: where the candidate had all traffic, there is nothing to compare.
         weight: Weight::try_from(50)?,

@@ -232,10 +232,15 @@ async fn hostile() -> Rollout {
     let gate = name::<GateName>(64);
     rollout.state = State::RolledBack { cause: Cause::Unhealthy { gate: gate.clone(), why: long.clone() } };
     for slot in &mut rollout.gates {
-        let mut evidence =
-            slot.evidence.clone().unwrap().fact(EVIL, EVIL).fact("tree", serde_json::json!({ EVIL: [EVIL] }));
+        let mut evidence = slot
+            .evidence
+            .as_deref()
+            .cloned()
+            .unwrap()
+            .fact(EVIL, EVIL)
+            .fact("tree", serde_json::json!({ EVIL: [EVIL] }));
         evidence.summary = format!("{EVIL}\r\n\u{0}\u{1b}[31m\u{85}").repeat(10);
-        slot.evidence = Some(evidence);
+        slot.evidence = Some(evidence.into());
     }
     rollout.gates[0].name = gate.clone();
     let start = rollout.created;

@@ -126,7 +126,7 @@ impl Drop for Server {
     }
 }
 
-fn stop(own: &mut Child) {
+pub(crate) fn stop(own: &mut Child) {
     // The script waits for its standard input to end.
     drop(own.stdin.take());
     drop(own.wait());
