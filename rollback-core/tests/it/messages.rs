@@ -50,7 +50,7 @@ impl Receiver {
                     seen.push(read(&connection));
                     seen.len()
                 };
-                match answers.get(count - 1).or(answers.last()) {
+                match answers.get(count - 1).or_else(|| answers.last()) {
                     // Whoever went away does not want the answer.
                     Some(answer) => drop(connection.write_all(
                         format!("HTTP/1.1 {answer}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n").as_bytes(),

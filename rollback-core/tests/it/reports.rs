@@ -305,8 +305,8 @@ async fn whatever_comes_from_outside_the_markdown_has_the_tables_it_should_and_f
         }
     }
     assert!(tables >= 4, "{tables}");
-    let mut long = rollout.clone();
-    long.not_restored = vec![rollout.reason.clone(); 2000];
+    let mut long = rollout;
+    long.not_restored = vec![long.reason.clone(); 2000];
     let text = Report::new(&long).markdown();
     assert!(text.len() <= Report::MAX_MARKDOWN && text.ends_with("has all of it.*\n"), "{}", text.len());
 }
