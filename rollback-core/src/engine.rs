@@ -318,7 +318,6 @@ impl Engine {
     /// What kept the store from answering.
     pub async fn resume_all(&self) -> Result<Resumed> {
         self.inner.ensure_beating().await?;
-        self.inner.look_for_orphans();
         let begun = Instant::now();
         let lease = self.inner.pulse.lease();
         let first = self.inner.open().await?;
@@ -349,6 +348,15 @@ impl Engine {
                 self.claim_all(std::mem::take(&mut waiting), &mut resumed).await;
             }
         }
+        // Last, because it takes up the same rollouts; an earlier call may have begun it, and then it may have been faster.
+        self.inner.look_for_orphans();
+        for claim in std::mem::take(&mut resumed.elsewhere) {
+            match self.inner.taken_up_here(&claim.id).await {
+                Some(live) => resumed.handles.push(Handle::new(live)),
+                None => resumed.elsewhere.push(claim),
+            }
+        }
+        resumed.handles.sort_by(|a, b| a.id().cmp(b.id()));
         Ok(resumed)
     }
 
@@ -500,7 +508,6 @@ impl Engine {
                 Err(e) => tracing::error!("taking a rollout up broke off: {e}"),
             }
         }
-        resumed.handles.sort_by(|a, b| a.id().cmp(b.id()));
     }
 }
 
@@ -555,6 +562,17 @@ impl Inner {
 
     fn live_one(&self, id: &RolloutId) -> Option<Arc<Live>> {
         lock(&self.live).get(id).cloned().flatten()
+    }
+
+    /// The rollout, if this process drives it or is just taking it up.
+    async fn taken_up_here(&self, id: &RolloutId) -> Option<Arc<Live>> {
+        loop {
+            let entry = lock(&self.live).get(id).cloned()?;
+            if entry.is_some() {
+                return entry;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     async fn open(&self) -> Result<Vec<Claim>> {

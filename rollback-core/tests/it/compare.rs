@@ -120,7 +120,7 @@ async fn evidence_survives_a_restart_in_the_middle() {
     let again = outcome.rollout.gates[0].judged;
     assert!(again.abs_diff(looks) <= 3, "{again} looks with a restart, {looks} without");
     let (of_whole, of_both) = (&whole.rollout.gates[0].evidence, &outcome.rollout.gates[0].evidence);
-    let seen = |evidence: &Option<rollback_core::gate::Evidence>| {
+    let seen = |evidence: &Option<Arc<rollback_core::gate::Evidence>>| {
         evidence.as_ref().unwrap().facts["candidate"]["requests"].as_u64().unwrap()
     };
     assert!(seen(of_both).abs_diff(seen(of_whole)) <= 300, "{} and {}", seen(of_both), seen(of_whole));

@@ -450,7 +450,7 @@ impl Run {
             for slot in &pair[0].gates {
                 let after = pair[1].gate(&slot.name).expect("gates do not come and go");
                 prop_assert!(slot.judged <= after.judged, "P7: {} verdicts of gate {}", after.judged, slot.name);
-                let memory = |evidence: &Option<rollback_core::gate::Evidence>| {
+                let memory = |evidence: &Option<std::sync::Arc<rollback_core::gate::Evidence>>| {
                     evidence.as_ref().and_then(|evidence| evidence.recall::<u64>().unwrap()).unwrap_or_default()
                 };
                 prop_assert!(memory(&slot.evidence) <= memory(&after.evidence), "P7: gate {} forgets", slot.name);
@@ -478,7 +478,7 @@ impl Run {
         }
         let mut last: BTreeMap<&str, Standing> = BTreeMap::new();
         let mut watched = vec![Duration::ZERO; end.plan.steps().len()];
-        for entry in &end.log {
+        for entry in end.log.iter() {
             match &entry.what {
                 What::Judged { gate, standing, .. } => drop(last.insert(gate.as_str(), *standing)),
                 What::Entered { to: State::Promoting } => break,
@@ -524,7 +524,7 @@ impl Run {
         let without_data = |name: &str| {
             log.iter().any(|entry| matches!(&entry.what, What::Judged { gate, standing: Standing::Inconclusive, .. } if gate.as_str() == name))
         };
-        for entry in log {
+        for entry in log.iter() {
             let What::Entered { to } = &entry.what else { continue };
             let explained = match to {
                 State::RollingBack { cause } | State::RolledBack { cause } => match cause {

@@ -227,8 +227,8 @@ async fn hostile() -> Rollout {
     rollout.despite_quarantine = Some(long.clone());
     rollout.irreversible = Some(long.clone());
     rollout.not_restored = vec![long.clone(); 50];
-    rollout.readiness.proved = vec![long.clone(); 50];
-    rollout.readiness.not_provable = vec![long.clone(); 50];
+    Arc::make_mut(&mut rollout.readiness).proved = vec![long.clone(); 50];
+    Arc::make_mut(&mut rollout.readiness).not_provable = vec![long.clone(); 50];
     let gate = name::<GateName>(64);
     rollout.state = State::RolledBack { cause: Cause::Unhealthy { gate: gate.clone(), why: long.clone() } };
     for slot in &mut rollout.gates {
@@ -255,7 +255,8 @@ async fn hostile() -> Rollout {
             };
             Entry { at: start + SignedDuration::from_secs(second), what }
         })
-        .collect();
+        .collect::<Vec<_>>()
+        .into();
     rollout
 }
 

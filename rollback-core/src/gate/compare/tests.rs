@@ -26,6 +26,7 @@ fn window(now: i64, percent: u8, step: usize, last: Option<Evidence>) -> Window 
         target: "checkout".parse().unwrap(),
         baseline: "v1".parse().unwrap(),
         candidate: "v2".parse().unwrap(),
+        created: at(0),
         step,
         weight: Weight::try_from(percent).unwrap(),
         since: at(0),
