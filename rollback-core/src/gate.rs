@@ -5,6 +5,8 @@ mod alertmanager;
 mod combine;
 #[cfg(feature = "http")]
 pub mod http;
+#[cfg(feature = "compare")]
+mod compare;
 mod policy;
 #[cfg(feature = "prometheus")]
 pub mod prometheus;
@@ -29,6 +31,8 @@ pub use self::alertmanager::{Alertmanager, Preexisting};
 pub use self::http::Http;
 #[cfg(feature = "prometheus")]
 pub use self::prometheus::Prometheus;
+#[cfg(feature = "compare")]
+pub use self::compare::{Budget, Compare, Share};
 pub use self::{
     combine::{All, Any, AtLeast, DryRun, FromFn, all, any, at_least, dry_run, from_fn},
     policy::{Finding, NoData, Policy, Skip, Slot, Standing, Trip},

@@ -4,5 +4,7 @@ pub mod backend;
 pub mod clock;
 pub mod fakes;
 pub mod gates;
+#[cfg(feature = "compare")]
+pub mod source;
 pub mod store;
 pub mod sweep;

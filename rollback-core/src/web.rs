@@ -451,9 +451,10 @@ impl Answer {
 
     /// The beginning of the body for people: one line of at most 160 characters, without our credentials.
     pub(crate) fn said(&self) -> String {
-        let text = String::from_utf8_lossy(&self.body[..self.body.len().min(4096)]);
-        // What is cut in the middle of a secret could not be found.
-        let text = self.redact(&text);
+        // The end of a body that is cut may be half a secret, which would not be found.
+        let longest = if self.cut { self.secrets.first().map_or(0, String::len) } else { 0 };
+        let body = &self.body[..self.body.len().saturating_sub(longest)];
+        let text = self.redact(&String::from_utf8_lossy(body));
         let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
         match line.char_indices().nth(160) {
             _ if line.is_empty() => "(nothing)".into(),

@@ -1,4 +1,6 @@
-//! The quickstart, and its parts.
+//! The programs, and their parts.
 
+#[cfg(feature = "compare")]
+mod backtest;
 mod proxy;
 mod quickstart;

@@ -138,6 +138,15 @@ impl Alertmanager {
     }
 
     async fn alerts(&self, matchers: &[String], suppressed: bool) -> Result<Vec<Alert>> {
+        let url = self.asking_for(matchers, suppressed);
+        let answer = self.client.send(self.client.request(Method::GET, url)).await?;
+        if answer.status != StatusCode::OK {
+            return Err(answer.error());
+        }
+        answer.json()
+    }
+
+    fn asking_for(&self, matchers: &[String], suppressed: bool) -> Url {
         let mut url = self.url.clone();
         let mut query = url.query_pairs_mut();
         // Each is said: what the server takes for granted has changed, and a word it does not know means false to it.
@@ -148,11 +157,7 @@ impl Alertmanager {
             query.append_pair("filter", matcher);
         }
         drop(query);
-        let answer = self.client.send(self.client.request(Method::GET, url)).await?;
-        if answer.status != StatusCode::OK {
-            return Err(answer.error());
-        }
-        answer.json()
+        url
     }
 
     fn beats(&self, heartbeat: Option<Timestamp>, now: Timestamp) -> Result<Timestamp, String> {
@@ -188,9 +193,10 @@ impl HealthGate for Alertmanager {
         let mut before: Vec<String> = old.iter().map(|alert| alert.fingerprint.clone()).collect();
         if matches!(self.preexisting, Preexisting::Ignore(_)) || beats.is_err() {
             // To have ended takes a Prometheus that would say so.
-            before.extend(memory.before.into_iter().filter(|known| !before.contains(known)).collect::<Vec<_>>());
+            before.extend(memory.before);
         }
         before.sort_unstable();
+        before.dedup();
         let many = before.len() > Self::MAX_PREEXISTING;
         let until = *beats.as_ref().unwrap_or(&window.since);
         let evidence = |until: Timestamp, summary: String| {

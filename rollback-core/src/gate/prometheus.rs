@@ -267,12 +267,7 @@ impl Prometheus {
     /// `Invalid` when this is more than a selector: a name, labels in braces.
     pub fn fresh(mut self, selector: &str) -> Result<Self> {
         let bare = selector.trim();
-        let of_names: String = bare.chars().take_while(|c| *c != '{').collect();
-        let whole = bare.ends_with('}') || !bare.contains('{');
-        if bare.is_empty()
-            || !whole
-            || of_names.contains(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == ':'))
-        {
+        if !query::is_selector(bare) {
             return Err(Error::invalid(format!(
                 "gate {} asks how fresh {selector:?} is; a name and labels in braces are accepted",
                 self.name

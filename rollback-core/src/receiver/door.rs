@@ -1,7 +1,7 @@
 //! Who is let in: by a bearer token, or by a signature over timestamp and body.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashSet, VecDeque},
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -22,7 +22,14 @@ pub(super) struct Door {
     /// Digests of the tokens: equally long, so that comparing them tells nothing of their lengths either.
     tokens: Vec<[u8; 32]>,
     keys: Vec<Hmac<Sha256>>,
-    spent: Mutex<VecDeque<([u8; 32], Instant)>>,
+    spent: Mutex<Spent>,
+}
+
+/// Signatures that were accepted, and since when they have been known, oldest first.
+#[derive(Default)]
+struct Spent {
+    order: VecDeque<([u8; 32], Instant)>,
+    known: HashSet<[u8; 32]>,
 }
 
 /// What a caller showed before its body was read.
@@ -111,18 +118,19 @@ impl Door {
     fn spend(&self, mac: [u8; 32]) -> Result<(), Refusal> {
         let mut spent = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
         // Not by the wall clock, which somebody may set back.
-        while spent.front().is_some_and(|(_, at)| at.elapsed() > Self::KEPT) {
-            spent.pop_front();
+        while let Some((old, _)) = spent.order.pop_front_if(|(_, at)| at.elapsed() > Self::KEPT) {
+            spent.known.remove(&old);
         }
-        if spent.iter().any(|(known, _)| *known == mac) {
+        if spent.known.contains(&mac) {
             let why = "this signature was used before; sign every try anew, with the time of the try";
             return Err(Refusal::new(StatusCode::CONFLICT, why));
         }
-        if spent.len() >= Self::MOST {
+        if spent.known.len() >= Self::MOST {
             let why = format!("{} signed requests came in ten minutes, and no more are remembered", Self::MOST);
             return Err(Refusal::new(StatusCode::TOO_MANY_REQUESTS, why));
         }
-        spent.push_back((mac, Instant::now()));
+        spent.order.push_back((mac, Instant::now()));
+        spent.known.insert(mac);
         Ok(())
     }
 }

@@ -264,6 +264,16 @@ async fn credentials_are_in_no_verdict_even_if_the_server_says_them_back() {
 }
 
 #[tokio::test]
+async fn half_a_secret_at_the_end_of_what_is_read_is_not_shown() {
+    let filled = format!("{}{SECRET}", " ".repeat(1024 * 1024 - SECRET.len() + 1));
+    let server = Raw::page("500 Oops", "", &filled).await;
+    let gate = Http::new("health", &server.url("/")).unwrap().auth(Auth::bearer(SECRET).unwrap());
+    let verdict = judge(&gate).await;
+    assert_eq!(verdict.standing(), Standing::Unhealthy);
+    assert!(!verdict.evidence().summary.contains("s3cr"), "{}", verdict.evidence().summary);
+}
+
+#[tokio::test]
 async fn a_request_that_cannot_be_signed_is_not_sent() {
     let server = Raw::page("200 OK", "", "").await;
     let verdict = judge(&Http::new("health", &server.url("/")).unwrap().auth(Auth::signed(Broken))).await;
@@ -343,6 +353,7 @@ pub(crate) fn window() -> Window {
         target: TargetId::try_from("checkout").unwrap(),
         baseline: RevisionId::try_from("v1").unwrap(),
         candidate: RevisionId::try_from("v2").unwrap(),
+        created: now - Duration::from_secs(90),
         step: 0,
         weight: Weight::try_from(10).unwrap(),
         since: now - Duration::from_secs(60),

@@ -1,7 +1,11 @@
 //! All integration tests of the crate in one binary: linking is what two cores feel.
 
+#[cfg(all(feature = "alertmanager", feature = "http", feature = "prometheus", feature = "receiver"))]
+mod alertmanager;
 mod backends;
 mod bad_input;
+#[cfg(feature = "compare")]
+mod compare;
 mod engine;
 mod gates;
 #[cfg(all(feature = "http", feature = "prometheus"))]
@@ -20,6 +24,8 @@ mod receiver;
 mod records;
 #[cfg(feature = "report")]
 mod reports;
+#[cfg(feature = "receiver")]
+mod receiver;
 mod search;
 mod served;
 mod stores;

@@ -126,6 +126,19 @@ async fn a_server_that_does_not_answer_is_no_data() {
 }
 
 #[tokio::test]
+async fn a_server_that_asks_for_time_is_given_it() {
+    for body in ["slow down", r#"{"status":"error","errorType":"too_many_requests","error":"slow down"}"#] {
+        let raw = Raw::page("429 Too Many Requests", "Retry-After: 7\r\n", body).await;
+        let error = gate(&Server::new(&raw.url("")).unwrap()).preflight(&change(), &plan()).await.unwrap_err();
+        assert_eq!(
+            (error.kind(), error.retry_after()),
+            (ErrorKind::Throttled, Some(Duration::from_secs(7))),
+            "{error}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn credentials_are_in_no_verdict_even_if_the_server_says_them_back() {
     let echo = |status: &'static str, json: bool| {
         Raw::new(move |request, mut stream| async move {
@@ -457,7 +470,7 @@ fn settings_that_cannot_work_are_refused() {
     assert!(Prometheus::new("e", &server, "up", Bound::AtMost(f64::INFINITY)).is_err());
     assert!(Prometheus::new("e", &server, "up{v=\"{{revison}}\"}", Bound::AtMost(1.0)).is_err());
     let gate = Prometheus::new("e", &server, "up", Bound::AtMost(1.0)).unwrap();
-    assert!(gate.clone().fresh("sum(up)").is_err() && gate.clone().fresh("up{a=\"b\"} or x").is_err());
+    assert!(gate.clone().fresh("sum(up)").is_err() && gate.clone().fresh("up{a=\"b\"} or x{a=\"b\"}").is_err());
     assert!(gate.at_least_requests(5).is_err());
     assert!(Selector::new("a-b").is_err() && Selector::new("a").unwrap().by("b c").is_err());
     assert!(Server::new("http://127.0.0.1:9090/?tenant=a").is_err());

@@ -8,13 +8,14 @@ use proptest::{collection::vec, prelude::*, test_runner::TestCaseError};
 use rollback_core::{
     ErrorKind,
     engine::{Handle, Target},
-    gate::{NoData, Policy, Standing},
+    gate::{NoData, Policy, Standing, Verdict},
     model::{Goal, Progress, Weight},
     plan::{Approval, Deadlines, Plan, Step},
     request::{Ask, Request},
     rollout::{Rollout, What},
     state::{Cause, Hold, State},
     store::Memory,
+    strategy::{AskPerson, Decision, Never, RollbackStrategy},
     testing::{
         clock::TestClock,
         fakes::{Fake, Fault, Happened, Seen, Until},
@@ -106,6 +107,24 @@ enum Deed {
     Restart,
 }
 
+/// What the target's strategy makes of a tripped gate.
+#[derive(Clone, Copy, Debug)]
+enum Trip {
+    RollsBack,
+    AsksPerson,
+    Stops,
+    CarriesOn,
+}
+
+#[derive(Clone, Debug)]
+struct CarryOn;
+
+impl RollbackStrategy for CarryOn {
+    fn decide(&self, _: &Rollout, _: &Verdict) -> Decision {
+        Decision::Continue
+    }
+}
+
 #[derive(Clone, Debug)]
 struct Gate {
     answers: Vec<Answer>,
@@ -121,6 +140,7 @@ struct Case {
     unchecked: bool,
     parts: usize,
     retake: bool,
+    answers_a_trip: Trip,
     deeds: Vec<(u64, Deed)>,
 }
 
@@ -184,10 +204,16 @@ fn deed() -> impl Strategy<Value = Deed> {
 }
 
 fn case() -> impl Strategy<Value = Case> {
-    let target = (any::<bool>(), prop::bool::weighted(0.3), 0_usize..3, any::<bool>());
+    let trip = prop_oneof![
+        3 => Just(Trip::RollsBack),
+        2 => Just(Trip::AsksPerson),
+        1 => Just(Trip::Stops),
+        2 => Just(Trip::CarriesOn),
+    ];
+    let target = (any::<bool>(), prop::bool::weighted(0.3), 0_usize..3, any::<bool>(), trip);
     let deeds = vec((0_u64..60, deed()), 0..10);
     (steps(), prop::array::uniform6(30_u64..240), vec(gate(), 0..3), target, deeds).prop_map(
-        |(steps, deadlines, gates, (several, unchecked, parts, retake), deeds)| Case {
+        |(steps, deadlines, gates, (several, unchecked, parts, retake, answers_a_trip), deeds)| Case {
             steps,
             deadlines,
             gates,
@@ -195,6 +221,7 @@ fn case() -> impl Strategy<Value = Case> {
             unchecked,
             parts,
             retake,
+            answers_a_trip,
             deeds,
         },
     )
@@ -220,6 +247,12 @@ impl Case {
 
     fn target(&self, fake: &Fake, gates: &[Scripted]) -> Target {
         let target = checkout(fake).limits(Duration::from_secs(10), Duration::from_secs(20), Duration::from_secs(20));
+        let target = match self.answers_a_trip {
+            Trip::RollsBack => target,
+            Trip::AsksPerson => target.strategy(AskPerson),
+            Trip::Stops => target.strategy(Never::because("the schema was migrated")),
+            Trip::CarriesOn => target.strategy(CarryOn),
+        };
         self.gates.iter().zip(gates).fold(target, |target, (gate, scripted)| target.gate(scripted.clone(), gate.policy))
     }
 

@@ -168,7 +168,9 @@ async fn a_rollback_waits_a_second_for_the_store_and_then_goes_ahead() {
         store.set(way);
         let (calls, asked) = (fake.calls(), Instant::now());
         let answer = abort(&handle);
-        fake.entered(calls).await;
+        tokio::time::timeout(MINUTE, fake.entered(calls))
+            .await
+            .unwrap_or_else(|_| panic!("{way:?}: it never went back"));
         let took = asked.elapsed();
         assert!((SECOND..SECOND + Duration::from_millis(100)).contains(&took), "{way:?}: {took:?}");
         assert!(fake.only("v1"), "traffic is back before the store is");
@@ -222,7 +224,9 @@ async fn a_request_that_was_never_saved_is_not_answered_as_granted() {
     store.set(Way::Fails);
     tokio::time::sleep(8 * SECOND).await;
     let answer = abort(&handle);
+    let begun = Instant::now();
     while other.engine.handle(handle.id()).is_none() {
+        assert!(begun.elapsed() < MINUTE, "nobody took it over");
         tokio::time::sleep(SECOND).await;
     }
     store.set(Way::Open);

@@ -1,5 +1,7 @@
 //! What the tests share, and what they need from outside.
 
+#[cfg(all(feature = "alertmanager", feature = "http", feature = "prometheus", feature = "receiver"))]
+pub(crate) mod alertmanager;
 pub(crate) mod away;
 #[cfg(feature = "sql")]
 pub(crate) mod postgres;

@@ -244,6 +244,22 @@ pub(super) fn metrics(query: &str) -> Vec<&str> {
     found
 }
 
+/// Whether this is a selector and nothing more: a name, labels in braces, or both.
+pub(super) fn is_selector(query: &str) -> bool {
+    let tokens = tokens(query);
+    let rest = match tokens.as_slice() {
+        [Token::Word(_), rest @ ..] => rest,
+        rest => rest,
+    };
+    match rest {
+        [] => tokens.len() == 1,
+        [Token::Mark('{'), inside @ .., Token::Mark('}')] => {
+            inside.iter().all(|token| matches!(token, Token::Word(_) | Token::Mark('=' | '!' | '~' | ',')))
+        }
+        _ => false,
+    }
+}
+
 /// The longest range that a query looks back over: the duration before `]`, or before `:` in a subquery.
 pub(super) fn longest_range(query: &str) -> Option<Duration> {
     let mut rest = query;
@@ -506,6 +522,18 @@ mod tests {
             ("x @ end() - y", vec!["x", "y"]),
         ] {
             assert_eq!(metrics(query), expected, "{query}");
+        }
+    }
+
+    #[test]
+    fn a_selector_is_told_from_an_expression() {
+        for selector in ["up", "a:b_c", r#"up{a="b", c!~'}'}"#, r#"{__name__="x"}"#, r#" up {v="{{candidate}}"} "#] {
+            assert!(is_selector(selector), "{selector}");
+        }
+        for other in
+            ["", "1", "sum(up)", "up or x", r#"up{a="b"} or x{a="b"}"#, "up[5m]", "up offset 5m", "up{", "{{target}}"]
+        {
+            assert!(!is_selector(other), "{other}");
         }
     }
 

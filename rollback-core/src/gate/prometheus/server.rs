@@ -205,17 +205,19 @@ impl Heard {
         let status = answer.status.as_u16();
         if !answer.status.is_success() {
             // A 400 of the server itself says what is wrong with the query; one of a proxy is a page.
-            return Err(match serde_json::from_slice::<Complaint>(&answer.body) {
-                Ok(complaint) => {
-                    let kind = match (status, complaint.kind.as_str()) {
-                        (_, "timeout" | "unavailable" | "canceled") => ErrorKind::Unavailable,
-                        (400 | 422, _) => ErrorKind::Invalid,
-                        _ => answer.error().kind(),
-                    };
-                    let said: String = answer.redact(&complaint.error).chars().take(400).collect();
-                    Error::new(kind, format!("{} answered {status} ({}): {said}", answer.shown, complaint.kind))
-                }
-                Err(_) => answer.error(),
+            let plain = answer.error();
+            let Ok(complaint) = serde_json::from_slice::<Complaint>(&answer.body) else { return Err(plain) };
+            let kind = match (status, complaint.kind.as_str()) {
+                (_, "timeout" | "unavailable" | "canceled") => ErrorKind::Unavailable,
+                (400 | 422, _) => ErrorKind::Invalid,
+                _ => plain.kind(),
+            };
+            let said: String = answer.redact(&complaint.error).chars().take(400).collect();
+            let what: String = answer.redact(&complaint.kind).chars().take(40).collect();
+            let error = Error::new(kind, format!("{} answered {status} ({what}): {said}", answer.shown));
+            return Err(match plain.retry_after() {
+                Some(after) => error.retry_in(after),
+                None => error,
             });
         }
         if let Some(from) = &answer.redirected {

@@ -37,6 +37,8 @@ pub(crate) struct Job {
     /// The gate finds the candidate bad from this share of the traffic on.
     pub(crate) bad_from: Option<u8>,
     pub(crate) role: Role,
+    /// How long a process may be silent.
+    pub(crate) lease: Duration,
     pub(crate) seed: u64,
 }
 
@@ -50,8 +52,6 @@ pub(crate) enum Role {
     Races,
 }
 
-/// How long a process may be silent. Short, so that whoever takes over does not let the test wait.
-pub(crate) const LEASE: Duration = Duration::from_millis(300);
 pub(crate) const TARGET: &str = "checkout";
 /// The exit status of a child that drove nothing: it was not allowed to, or the rollout was over.
 pub(crate) const IDLE: i32 = 2;
@@ -104,8 +104,10 @@ impl Job {
     async fn run(&self) -> i32 {
         let trace = Trace::at(&Self::trace(&self.folder));
         let inner = patiently(|| Sql::connect(&self.url)).await.expect("the store is there");
+        // A lease as short as ours leaves no time to log in, so this is done before.
+        patiently(|| inner.open()).await.expect("the store answers");
         let store = Traced { inner, trace: trace.clone() };
-        let engine = Engine::builder(store).lease(LEASE).build().expect("a good lease");
+        let engine = Engine::builder(store).lease(self.lease).build().expect("a good lease");
         let target = InFile::open(&Self::target(&self.folder)).traced(trace.clone());
         let target = target.slow(self.seed, Duration::from_millis(20));
         let target = Target::new(TARGET, target)

@@ -57,19 +57,26 @@ impl Server {
         if let Ok(url) = env::var("ROLLBACK_TEST_PROMETHEUS") {
             return Ok(Self { url: url.trim_end_matches('/').to_owned(), own: None });
         }
+        Self::own(&[("prometheus.yml", "global: {}\n")], &[])
+    }
+
+    /// One of our own, with these files, the first of which is its configuration, and these options more.
+    pub(crate) fn own(files: &[(&str, &str)], options: &[&str]) -> Result<Self, String> {
         let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
-        let config = folder.path().join("prometheus.yml");
-        std::fs::write(&config, "global: {}\n").map_err(|e| e.to_string())?;
-        let mut child = Command::new("prometheus")
-            .arg(format!("--config.file={}", config.display()))
-            .arg(format!("--storage.tsdb.path={}", folder.path().join("data").display()))
-            .args(["--web.listen-address=127.0.0.1:0", "--web.enable-remote-write-receiver", "--log.level=info"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
+        for (name, text) in files {
+            std::fs::write(folder.path().join(name), text).map_err(|e| e.to_string())?;
+        }
+        let mut own = Command::new("sh")
+            .args(["-c", SCRIPT, "sh"])
+            .arg(format!("--config.file={}", folder.path().join(files[0].0).display()))
+            .args(options)
+            .env("FOLDER", folder.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
             .spawn()
-            .map_err(|e| format!("prometheus does not start ({e}); set ROLLBACK_TEST_PROMETHEUS"))?;
-        let mut log = BufReader::new(child.stderr.take().expect("it is piped")).lines();
+            .map_err(|e| format!("the shell does not start: {e}"))?;
+        let mut log = BufReader::new(own.stdout.take().expect("it is piped")).lines();
         let mut last = String::new();
         let port = log.by_ref().map_while(Result::ok).find_map(|line| {
             let port = line.contains("\"Listening on\"").then(|| line.rsplit_once("address=127.0.0.1:"));
@@ -79,11 +86,10 @@ impl Server {
         // It must not stop because nobody reads what it says.
         std::thread::spawn(move || log.for_each(drop));
         match port {
-            Some(port) => Ok(Self { url: format!("http://127.0.0.1:{port}"), own: Some((child, folder)) }),
+            Some(port) => Ok(Self { url: format!("http://127.0.0.1:{port}"), own: Some((own, folder)) }),
             None => {
-                drop(child.kill());
-                drop(child.wait());
-                Err(format!("prometheus ended: {last}"))
+                stop(&mut own);
+                Err(format!("no prometheus on the PATH that starts ({last:?}); set ROLLBACK_TEST_PROMETHEUS"))
             }
         }
     }
@@ -114,11 +120,16 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        if let Some((child, _)) = &mut self.own {
-            drop(child.kill());
-            drop(child.wait());
+        if let Some((own, _)) = &mut self.own {
+            stop(own);
         }
     }
+}
+
+fn stop(own: &mut Child) {
+    // The script waits for its standard input to end.
+    drop(own.stdin.take());
+    drop(own.wait());
 }
 
 /// A Prometheus that is not there any more.
@@ -131,7 +142,7 @@ pub(crate) async fn saying(body: &str) -> Raw {
     Raw::page("200 OK", "Content-Type: application/json\r\n", body).await
 }
 
-fn client() -> reqwest::Client {
+pub(crate) fn client() -> reqwest::Client {
     // Plain HTTP, yet the builder wants to know how TLS is spoken.
     let ring = Arc::new(rustls::crypto::ring::default_provider());
     let tls = rustls::ClientConfig::builder_with_provider(ring)
@@ -194,3 +205,18 @@ fn snappy(bytes: &[u8]) -> Vec<u8> {
     }
     out
 }
+
+/// Ends with the process that started it, however that ends: then its standard input is closed.
+const SCRIPT: &str = r#"
+set -e
+trap 'rm -rf "$FOLDER"' EXIT
+trap '' INT TERM
+prometheus --storage.tsdb.path="$FOLDER/data" --web.listen-address=127.0.0.1:0 --web.enable-remote-write-receiver \
+    --log.level=info "$@" 2>&1 < /dev/null &
+server=$!
+# Only the server holds it now, so that its end is heard.
+exec > /dev/null
+cat
+kill -KILL $server
+wait $server || true
+"#;
