@@ -21,7 +21,7 @@ fn tell(rollout: &Rollout, seen: &Seen, counts: &BTreeMap<String, Counts>, to: &
     let at = |at: Timestamp| seconds(rollout.created, at);
     let change = &rollout.change;
     writeln!(to, "What happened to {}, {} to {}:", change.target, change.baseline.id, change.candidate.id)?;
-    for entry in rollout.log.iter() {
+    for entry in &rollout.log {
         let what = match &entry.what {
             What::Created => format!("{} asked for it: {}", rollout.author, rollout.reason),
             // A driver's id begins with its process id.

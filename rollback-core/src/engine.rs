@@ -50,7 +50,7 @@ use crate::{
     model::{Actor, Change, DriverId, Note, Revision, RevisionId, RolloutId, Serial, TargetId},
     plan::{Plan, Step},
     request::{Ask, Request},
-    rollout::{BaselineFrom, Entry, Kind, Rollout, Times, What},
+    rollout::{BaselineFrom, Entry, Kind, Log, Rollout, Times, What},
     state::{Refusal, State},
     store::{Claim, Record, Standing, Store},
 };
@@ -692,7 +692,7 @@ impl Inner {
             readiness: Arc::default(),
             not_restored: Vec::new(),
             times: Times::default(),
-            log: Arc::default(),
+            log: Log::default(),
         };
         rollout.note(wall, What::Created);
         rollout.note(wall, What::Entered { to: state });

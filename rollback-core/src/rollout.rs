@@ -97,7 +97,7 @@ pub struct Rollout {
     #[serde(default)]
     pub times: Times,
     /// What happened, oldest first; bounded, the middle is cut.
-    pub log: Arc<Vec<Entry>>,
+    pub log: Log,
 }
 
 /// What kind of rollout it is.
@@ -157,6 +157,32 @@ pub struct Weighed {
     pub at: Timestamp,
     /// The candidate's share.
     pub weight: Weight,
+}
+
+/// The lines of a rollout's log, oldest first. Clones share them.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Log(Arc<Vec<Entry>>);
+
+impl std::ops::Deref for Log {
+    type Target = [Entry];
+    fn deref(&self) -> &[Entry] {
+        &self.0
+    }
+}
+
+impl<'a> IntoIterator for &'a Log {
+    type Item = &'a Entry;
+    type IntoIter = std::slice::Iter<'a, Entry>;
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+impl FromIterator<Entry> for Log {
+    fn from_iter<I: IntoIterator<Item = Entry>>(lines: I) -> Self {
+        Self(Arc::new(lines.into_iter().collect()))
+    }
 }
 
 /// One line of a rollout's log.
@@ -346,7 +372,7 @@ impl Rollout {
 
     /// Adds a line to the log, and cuts its middle when it is too long.
     pub(crate) fn note(&mut self, at: Timestamp, what: What) {
-        let log = Arc::make_mut(&mut self.log);
+        let log = Arc::make_mut(&mut self.log.0);
         if log.len() >= Self::MAX_LOG {
             let middle = Self::MAX_LOG / 4;
             let before = match &log[middle].what {
@@ -456,7 +482,7 @@ pub(crate) fn sample() -> Rollout {
         readiness: Arc::default(),
         not_restored: Vec::new(),
         times: Times::default(),
-        log: Arc::default(),
+        log: Log::default(),
     }
 }
 
