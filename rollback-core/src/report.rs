@@ -104,7 +104,7 @@ impl<'a> Report<'a> {
             (None, 0) => "No gate judged it: time passed, and the platform reported no failure.".into(),
             (None, _) => "Every gate that counted was healthy by its policy when the last bake was over.".into(),
         }));
-        for entry in self.rollout.log.iter() {
+        for entry in &self.rollout.log {
             if let What::Asked { request, answer } = &entry.what
                 && request.ask == Ask::PromoteNow
             {
@@ -163,7 +163,7 @@ impl<'a> Report<'a> {
             rollout.reason.to_string(),
             format!("rollout {}", rollout.id()),
         ]];
-        for entry in rollout.log.iter() {
+        for entry in &rollout.log {
             if let What::Asked { request, answer } = &entry.what {
                 let words = [request.by.to_string(), request.ask.to_string(), request.reason.to_string()];
                 let [by, ask, reason] = words;
@@ -239,7 +239,7 @@ impl<'a> Report<'a> {
         let rollout = self.rollout;
         let mut weights = rollout.weights.iter().peekable();
         let mut lines = Vec::with_capacity(rollout.log.len() + rollout.weights.len());
-        for entry in rollout.log.iter() {
+        for entry in &rollout.log {
             let arrives = matches!(
                 entry.what,
                 What::Entered { to: State::Baking { .. } | State::Promoted | State::RolledBack { .. } }

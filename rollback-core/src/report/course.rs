@@ -128,7 +128,7 @@ impl Band {
             }
         };
         let skipped_at = slot.skipped.as_ref().map(|skip| skip.at);
-        for entry in rollout.log.iter() {
+        for entry in &rollout.log {
             if let Some(at) = skipped_at.filter(|at| *at <= entry.at) {
                 turn(at, Says::NotJudged, &mut since, &mut says);
             }

@@ -478,7 +478,7 @@ impl Run {
         }
         let mut last: BTreeMap<&str, Standing> = BTreeMap::new();
         let mut watched = vec![Duration::ZERO; end.plan.steps().len()];
-        for entry in end.log.iter() {
+        for entry in &end.log {
             match &entry.what {
                 What::Judged { gate, standing, .. } => drop(last.insert(gate.as_str(), *standing)),
                 What::Entered { to: State::Promoting } => break,
@@ -524,7 +524,7 @@ impl Run {
         let without_data = |name: &str| {
             log.iter().any(|entry| matches!(&entry.what, What::Judged { gate, standing: Standing::Inconclusive, .. } if gate.as_str() == name))
         };
-        for entry in log.iter() {
+        for entry in log {
             let What::Entered { to } = &entry.what else { continue };
             let explained = match to {
                 State::RollingBack { cause } | State::RolledBack { cause } => match cause {

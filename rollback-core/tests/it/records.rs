@@ -181,7 +181,7 @@ async fn every_kept_record_is_taken_up_where_it_stands_and_ends_as_it_should() {
         let (memory, clock, fake) = (Memory::new(), TestClock::new(), Fake::new("v1", "v2"));
         clock.jump(rollout.entered.duration_since(TestClock::START));
         // The target as that rollout left it: every attempt landed.
-        for entry in rollout.log.iter() {
+        for entry in &rollout.log {
             if let What::Attempted { attempt, .. } = &entry.what {
                 fake.shift(&rollout.change, attempt.goal, attempt).await.unwrap();
             }
@@ -265,7 +265,7 @@ fn survives(record: &Record, secrets: &[String]) -> bool {
         Ok(rollout) => {
             assert_eq!((rollout.id(), &rollout.change.target), (&record.id, &record.subject));
             let _ = (rollout.to_string(), format!("{rollout:?}"));
-            for entry in rollout.log.iter() {
+            for entry in &rollout.log {
                 assert!(!entry.what.describe(&rollout.plan).is_empty());
             }
             let again = rollout.to_record(record.driver.as_ref(), record.heard).unwrap();

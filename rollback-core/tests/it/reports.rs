@@ -255,8 +255,7 @@ async fn hostile() -> Rollout {
             };
             Entry { at: start + SignedDuration::from_secs(second), what }
         })
-        .collect::<Vec<_>>()
-        .into();
+        .collect();
     rollout
 }
 

@@ -54,7 +54,7 @@ fn concerns(seen: &Seen, rollout: &Rollout) -> bool {
 /// Merges by time. Within one instant a look comes after the state that asked for it and before what it led to, and a
 /// shift after the attempt that it carries.
 fn interleaved(rollout: &Rollout, trace: &[Seen]) -> String {
-    let (mut log, mut trace) = (rollout.log.as_slice(), trace);
+    let (mut log, mut trace) = (&rollout.log[..], trace);
     let (mut text, mut state, mut last_look) = (String::new(), None::<State>, None);
     loop {
         let told = match (log.first(), trace.first()) {
