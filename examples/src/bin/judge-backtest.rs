@@ -109,7 +109,7 @@ async fn run(args: &Args) -> Result<u8> {
     let share = Budget::new(args.alpha)?.whole();
     let gate = Compare::failures("backtest", recorded, share)?.tolerate(tolerance).floor(args.floor);
 
-    let mut out = io::stdout().lock();
+    let mut out = io::stdout();
     let mut last: Option<Evidence> = None;
     let mut before = None;
     for now in ends {

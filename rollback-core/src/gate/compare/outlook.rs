@@ -78,10 +78,10 @@ impl Compare {
         }
         let twice = self.tolerance.ruled_out();
         if takes(twice, &mut steps()).is_none() {
-            let last = steps().last().map(|(share, _)| (share, f64::INFINITY));
+            let last = steps().next_back().map(|(share, _)| (share, f64::INFINITY));
             let needs = takes(twice, &mut last.into_iter());
-            let needs =
-                needs.map_or("no time would be enough".into(), |needs| format!("it takes about {}", told(needs)));
+            let needs = needs
+                .map_or_else(|| "no time would be enough".into(), |needs| format!("it takes about {}", told(needs)));
             found = found.not_provable(format!(
                 "that a regression to odds {twice} times the baseline's is seen by gate {} before the plan is over: {needs} \
                  {seen}",
