@@ -4,9 +4,9 @@ mod combine;
 #[cfg(feature = "compare")]
 mod compare;
 mod policy;
-mod signal;
 #[cfg(feature = "compare")]
 pub mod sequential;
+mod signal;
 #[cfg(feature = "compare")]
 pub mod source;
 #[cfg(feature = "compare")]
