@@ -38,6 +38,23 @@ fn main() {
             let _ = writeln!(page, "{row}");
         }
     }
+    let _ = writeln!(page, "\n## At the margin\n");
+    let _ = writeln!(
+        page,
+        "The candidate's odds of failing are exactly the 1.5 times that are borne, the worst case of the promise: rolled \
+         back, of {rollouts}. Even traffic; noise comes on top of what is promised.\n"
+    );
+    let _ = writeln!(page, "| candidate | even | noise 0.25 | noise 0.5 |");
+    let _ = writeln!(page, "|---|---|---|---|");
+    for cell in CELLS {
+        let mut row = format!("| {} a second |", cell.rate);
+        for (_, nature) in &NATURES[..3] {
+            let odds = 1.5 * BASELINE_ERRORS / (1.0 - BASELINE_ERRORS);
+            let world = World { cell, nature: *nature, errors: odds / (1.0 + odds) };
+            let _ = write!(row, " {} |", percent(decide(world, Rule::Gate, rollouts).len(), rollouts));
+        }
+        let _ = writeln!(page, "{row}");
+    }
     let _ = writeln!(page, "\n## Time to a decision\n");
     let runs = rollouts.min(2000);
     let _ = writeln!(

@@ -139,7 +139,7 @@ enum Test {
 }
 
 impl Compare {
-    /// Compares how many requests fail. The source gives [`Samples::Counts`].
+    /// Compares how many requests fail. The source gives [`Samples::Counts`](super::source::Samples::Counts).
     ///
     /// # Errors
     /// `Invalid` when the name is not a gate's.
@@ -148,7 +148,7 @@ impl Compare {
     }
 
     /// Compares how many requests are slower than most of the baseline's were just before: than its median, its 95th and
-    /// its 99th percentile. The source gives [`Samples::Buckets`]; a slowdown within one bucket is not seen.
+    /// its 99th percentile. The source gives [`Samples::Buckets`](super::source::Samples::Buckets); a slowdown within one bucket is not seen.
     ///
     /// # Errors
     /// `Invalid` when the name is not a gate's.
@@ -157,7 +157,7 @@ impl Compare {
     }
 
     /// Compares how many requests are slower than this, in the unit of the source's buckets: the bucket bound nearest to
-    /// it counts. The source gives [`Samples::Buckets`].
+    /// it counts. The source gives [`Samples::Buckets`](super::source::Samples::Buckets).
     ///
     /// # Errors
     /// `Invalid` when the name is not a gate's, or the bound is not a number above zero.
@@ -171,7 +171,7 @@ impl Compare {
     }
 
     /// Compares one quantile by all that was counted since the start: for any tail, but only where latencies do not drift
-    /// with the hour, for which [`latency`](Self::latency) is the better test. The source gives [`Samples::Buckets`].
+    /// with the hour, for which [`latency`](Self::latency) is the better test. The source gives [`Samples::Buckets`](super::source::Samples::Buckets).
     ///
     /// # Errors
     /// `Invalid` when the name is not a gate's, or `p` is not between 0 and 1.
@@ -183,7 +183,7 @@ impl Compare {
     }
 
     /// Compares one value a revision, of which more is worse; the candidate's may be `borne` times the baseline's. For
-    /// what cannot be counted. The source gives [`Samples::Gauges`] over the same number of instances of each.
+    /// what cannot be counted. The source gives [`Samples::Gauges`](super::source::Samples::Gauges) over the same number of instances of each.
     ///
     /// # Errors
     /// `Invalid` when the name is not a gate's, or `borne` is less than 1.

@@ -518,7 +518,7 @@ mod tests {
     fn tripped(rollouts: u64, fails: f64, candidate_fails: f64, sigma: f64) -> Vec<usize> {
         let tolerance = Tolerance::default();
         let one = |seed: u64| {
-            let mut dice = Dice((seed + 1) * 0x9E37_79B9_7F4A_7C15);
+            let mut dice = Dice((seed + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
             let mut test = OddsTest::default();
             (0..120).find(|_| {
                 let mut arm = |requests: u64, rate: f64| {
@@ -593,7 +593,7 @@ mod tests {
     #[test]
     fn noise_that_lasts_is_not_counted_again_and_again() {
         let run = |seed: u64, phi: f64, shift: f64| {
-            let mut dice = Dice((seed + 1) * 0x9E37_79B9_7F4A_7C15);
+            let mut dice = Dice((seed + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
             let (mut test, mut noise) = (GaugeTest::default(), [0.0; 2]);
             (0..180).any(|_| {
                 for noise in &mut noise {
@@ -616,7 +616,8 @@ mod tests {
         let expected = OddsTest::expected_seconds(tolerance, 200.0, 0.005, 4.0, [(0.05, 1e9)], 100_f64.ln()).unwrap();
         assert!((60.0..120.0).contains(&expected), "{expected}");
         let expected = OddsTest::expected_seconds(tolerance, 200.0, 0.005, 2.0, [(0.05, 1e9)], 100_f64.ln()).unwrap();
-        assert!((900.0..2200.0).contains(&expected), "24 minutes, by simulation: {expected}");
+        // By simulation 24 minutes: so close to the margin half of the rollouts are luckier than what is expected.
+        assert!((1400.0..3000.0).contains(&expected), "{expected}");
         assert_eq!(OddsTest::expected_seconds(tolerance, 200.0, 0.005, 1.4, [(0.05, 1e9)], 100_f64.ln()), None);
     }
 }

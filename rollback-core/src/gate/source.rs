@@ -90,7 +90,7 @@ pub enum Span {
 
 /// The numbers of a [`Reading`], by label where the source was made to tell labels apart (routes, say), else under one
 /// empty label. Labels are short and few: the gate keeps the busiest of the first
-/// reading (12 of counts, 3 of latencies) and sums up the others.
+/// reading (9 of counts, 3 of latencies) and sums up the others.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Samples {
     /// Requests, and how many of them failed.

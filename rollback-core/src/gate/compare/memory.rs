@@ -84,8 +84,7 @@ pub(super) struct Bet {
 
 /// Labels that came after the first reading, or were too many.
 pub(super) const OTHERS: &str = "(others)";
-/// The most labels, and the longest: six KiB of memory always fit into a record.
-const LABELS: usize = 12;
+/// The longest label that is judged by itself.
 const LABEL_LEN: usize = 64;
 /// The part of a gate's budget that pays for taking the baseline's rate from the past.
 pub(super) const RISK: f64 = 0.01;
@@ -230,7 +229,7 @@ impl Memory {
                 .map(|(label, part)| (label, size(part)))
                 .collect();
             labels.sort_by_key(|(_, size)| std::cmp::Reverse(*size));
-            labels.truncate(LABELS / self.bets());
+            labels.truncate(self.most_labels());
             let one = labels.len() == 1 && labels[0].0.is_empty();
             self.tracks = labels.into_iter().map(|(label, _)| (label.clone(), Track::default())).collect();
             if !one {
@@ -254,12 +253,12 @@ impl Memory {
         sorted
     }
 
-    /// How much room one label takes, at worst with 32 buckets of a source without a history.
-    fn bets(&self) -> usize {
+    /// The most labels that fit into six KiB of memory beside [`OTHERS`], with 32 buckets of a source without a history.
+    fn most_labels(&self) -> usize {
         match self.test.as_str() {
-            "latency" => 4,
-            "a quantile" | "slow requests" => 3,
-            _ => 1,
+            "latency" => 3,
+            "a quantile" | "slow requests" => 4,
+            _ => 9,
         }
     }
 
