@@ -207,7 +207,7 @@ impl Fleet {
     /// the push until the shift back was entered.
     ///
     /// # Panics
-    /// As [`Self::trip`] and [`Self::start`].
+    /// When the rollout does not go back, or none can be started.
     pub async fn trip_oldest(&mut self) -> Duration {
         let took = self.trip(self.tripped).await;
         self.tripped += 1;

@@ -26,7 +26,7 @@ use serde::Deserialize;
 /// Judges recorded samples of a candidate and its baseline as the gate would have, and says when it would have tripped.
 ///
 /// csv: a line with the names of the columns, then one line an interval and label:
-/// time,candidate_requests,candidate_failures,baseline_requests,baseline_failures[,label]. The time is the interval's end,
+/// time,candidate_requests,candidate_failures,baseline_requests,baseline_failures and where wanted label. The time is the interval's end,
 /// in seconds since 1970 or as in 2026-01-31T12:00:00Z; the counts are those of the interval, or with --cumulative counters
 /// as they stood.
 ///
