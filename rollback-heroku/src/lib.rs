@@ -1,2 +1,12 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
+
+mod api;
+mod app;
+mod candidate;
+pub mod client;
+mod fleet;
+mod history;
+mod site;
+
+pub use self::{app::App, candidate::Candidate, client::Client};

@@ -1,0 +1,1 @@
+//! What the crate promises, on a Platform API in memory that keeps to the public schema.
