@@ -8,5 +8,7 @@ pub mod client;
 mod fleet;
 mod history;
 mod site;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use self::{app::App, candidate::Candidate, client::Client};
