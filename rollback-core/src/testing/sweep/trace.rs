@@ -98,6 +98,11 @@ const PROPERTIES: &[Property] = &[
 ];
 
 impl Trace {
+    /// Whether the person who is to abort it did.
+    pub(super) fn is_asked(&self) -> bool {
+        self.0.iter().any(|line| matches!(line.what, What::Asked))
+    }
+
     /// How many lines are printed, at most.
     const BEGINNING: usize = 80;
     const END: usize = 120;
