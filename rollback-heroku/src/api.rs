@@ -213,3 +213,25 @@ pub(crate) struct Series {
     /// Minutes as a number in Heroku's own types, `1m0s` in its command line's tests.
     pub(crate) step: Value,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_generation_is_an_object_or_a_bare_string() {
+        for (json, fir) in [
+            (r#"{"id": "1", "name": "shop", "generation": {"id": "2", "name": "fir"}}"#, true),
+            (r#"{"id": "1", "name": "shop", "generation": "fir"}"#, true),
+            (r#"{"id": "1", "name": "shop", "generation": {"name": "cedar"}}"#, false),
+            (r#"{"id": "1", "name": "shop"}"#, false),
+        ] {
+            assert_eq!(serde_json::from_str::<App>(json).unwrap().is_fir(), fir, "{json}");
+        }
+    }
+
+    #[test]
+    fn a_status_that_was_added_since_is_read() {
+        assert_eq!(serde_json::from_str::<Status>("\"quarantined\"").unwrap(), Status::Other);
+    }
+}

@@ -1,5 +1,7 @@
 //! What the crate promises, on a Platform API in memory that keeps to the public schema.
 
 mod app;
+mod bad_input;
 mod schema;
 mod support;
+mod sweeps;

@@ -1,12 +1,12 @@
 //! Both sides keep to Heroku's public schema, and a side that does not is found out.
 
 use rollback_core::backend::DeploymentBackend as _;
+use rollback_core::web::reqwest::{Method, Url, header::HeaderMap};
 use rollback_heroku::{
     App,
     client::{Request, Transport as _},
     testing::{Heroku, Slug},
 };
-use rollback_core::web::reqwest::{Method, Url, header::HeaderMap};
 use serde_json::{Value, json};
 
 async fn ask(heroku: &Heroku, method: Method, path: &str, body: Option<Value>) -> u16 {

@@ -3,11 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use rollback_core::{
-    backend::DeploymentBackend,
-    model::Revision,
-    testing::backend::Bench,
-};
+use rollback_core::{backend::DeploymentBackend, model::Revision, testing::backend::Bench};
 use rollback_heroku::{
     App, Candidate,
     testing::{Heroku, Slug},
