@@ -151,12 +151,18 @@ impl<'a> Lineage<'a> {
             Trail::Tagged => false,
             Trail::Built(releases) => releases.contains(&release.id),
             Trail::Code { code, or_words } => {
-                self.history.code(release) == *code
-                    || or_words.as_ref().is_some_and(|words| starts_with_word(release.description(), words))
+                let worded = or_words.as_ref().is_some_and(|words| starts_with_word(release.description(), words));
+                worded || self.first_with(code) == Some(release.version)
             }
             Trail::Restored(version) => restored == Some(*version),
         };
         if ours { Mark::Candidate } else { Mark::Foreign }
+    }
+
+    /// The release that brought this code. Later ones that have it are config changes, which are somebody else's.
+    fn first_with(&self, code: &str) -> Option<u64> {
+        let newer = self.history.0.iter().filter(|release| release.version > self.base);
+        newer.filter(|release| self.history.code(release) == code).map(|release| release.version).min()
     }
 
     fn newer(&self) -> impl Iterator<Item = (Mark, &'a Release)> {
@@ -416,6 +422,21 @@ mod tests {
             assert!(f.starts_with(forward), "{releases:?}: forward {f:?}, expected {forward:?}");
             assert!(b.starts_with(back), "{releases:?}: back {b:?}, expected {back:?}");
         }
+    }
+
+    #[test]
+    fn a_config_change_on_top_of_a_promoted_slug_is_not_the_promotion() {
+        let history = History::new(vec![
+            release(1, OK, false, "old", "base"),
+            release(2, OK, false, "new", "Promote staging v7 0123abcd"),
+            release(3, OK, true, "new", "Set A config vars"),
+            release(4, Status::Failed, false, "new", "Promote staging v70 0123abcd"),
+        ]);
+        let rollout = RolloutId::try_from("r").unwrap();
+        let trail = Trail::Code { code: "slug:new".into(), or_words: Some("Promote staging v7".into()) };
+        let lineage = Lineage { history: &history, rollout: &rollout, base: 1, trail: &trail };
+        let marks: Vec<Mark> = (1..=4).map(|version| lineage.mark(history.find(version).unwrap())).collect();
+        assert_eq!(marks, [Mark::Before, Mark::Candidate, Mark::Foreign, Mark::Foreign]);
     }
 
     #[test]

@@ -7,8 +7,9 @@ mod candidate;
 pub mod client;
 mod fleet;
 mod history;
+mod promotion;
 mod site;
 #[cfg(feature = "testing")]
 pub mod testing;
 
-pub use self::{app::App, candidate::Candidate, client::Client};
+pub use self::{app::App, candidate::Candidate, client::Client, promotion::Promotion};
