@@ -6,6 +6,7 @@ mod app;
 mod candidate;
 pub mod client;
 mod fleet;
+pub mod gate;
 mod history;
 mod promotion;
 mod site;

@@ -369,14 +369,16 @@ impl<'a, D> Sight<'a, D> {
             (Stand::Serves(_), None) => Progress::Underway(Note::new("the dynos were not looked at")),
             (Stand::Serves(release), Some(arrival)) => {
                 parts = arrival.fleet.parts(app, serves);
+                // Old dynos that serve unlisted have all the traffic, whatever the listed ones do.
+                let before = Some(if forward { Weight::NONE } else { Weight::ALL });
+                weight = match arrival.preboot {
+                    Some(_) => before,
+                    None => arrival.fleet.weight(serves).or(current),
+                };
                 match (&arrival.ready, arrival.preboot) {
                     (Ready::Down(why), _) if forward => Progress::Failed(why.clone()),
-                    (Ready::Down(why) | Ready::Waiting(why), _) => {
-                        weight = arrival.fleet.weight(serves).or(current);
-                        Progress::Underway(why.clone())
-                    }
+                    (Ready::Down(why) | Ready::Waiting(why), _) => Progress::Underway(why.clone()),
                     (Ready::Steady, Some(until)) => {
-                        weight = Some(if forward { Weight::NONE } else { Weight::ALL });
                         let v = release.version;
                         Progress::Underway(Note::new(format!(
                             "preboot: dynos from before v{v} may serve until {until}"

@@ -2,6 +2,7 @@
 
 mod app;
 mod bad_input;
+mod gates;
 mod promotion;
 mod schema;
 mod support;
