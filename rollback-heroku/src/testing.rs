@@ -274,6 +274,12 @@ impl Heroku {
         self.world().app_mut(app).refuses_promotions = Some(message.into());
     }
 
+    /// Dynos to come boot in this time (8 seconds at first), and builds to come take that (40 seconds).
+    pub fn takes(&self, boot: Duration, build: Duration) {
+        let mut world = self.world();
+        (world.boot, world.builds_take) = (boot, build);
+    }
+
     /// New releases and builds show in lists only after so long.
     pub fn lists_lag(&self, time: Duration) {
         self.world().lag = time;
@@ -360,8 +366,8 @@ impl Heroku {
         schema::SCHEMA.count()
     }
 
-    /// Serves it on loopback, until the last handle and this answer are gone. The address for
-    /// [`Client::api_url`](Client::api_url).
+    /// Serves it on loopback until the answer is dropped, and sets its clock by the machine's. The address is for
+    /// [`Client::api_url`]. Not while time is paused.
     ///
     /// # Errors
     /// When no port can be had.

@@ -7,7 +7,11 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse as _, Response},
 };
-use rollback_core::{Error, ErrorKind, Result, web::reqwest::Url};
+use rollback_core::{
+    Error, ErrorKind, Result,
+    clock::{Clock as _, SystemClock},
+    web::reqwest::Url,
+};
 use tokio::net::TcpListener;
 
 use super::{Heroku, Serving};
@@ -18,7 +22,13 @@ pub(super) async fn serve(heroku: Heroku) -> Result<Serving> {
     let listener = TcpListener::bind("127.0.0.1:0").await.map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
     let url = Url::parse(&format!("http://{address}/")).expect("an address is a URL");
-    heroku.world().base = url.as_str().trim_end_matches('/').to_owned();
+    {
+        let mut world = heroku.world();
+        url.as_str().trim_end_matches('/').clone_into(&mut world.base);
+        // Programs go by the machine's clock.
+        let behind = SystemClock.now().duration_since(world.now());
+        world.clock.jump(behind);
+    }
     let app = Router::new().fallback(answer).with_state((heroku, url.clone()));
     let task = tokio::spawn(async move {
         // It ends with the task.

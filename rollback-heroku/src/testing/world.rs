@@ -19,6 +19,8 @@ pub(super) struct World {
     pub(super) promotions: Vec<Promotion>,
     pub(super) blobs: BTreeMap<String, Vec<u8>>,
     pub(super) lag: Duration,
+    pub(super) boot: Duration,
+    pub(super) builds_take: Duration,
     pub(super) page: usize,
     pub(super) token: Token,
     pub(super) budget: (f64, Timestamp),
@@ -106,6 +108,8 @@ pub(super) struct Dyno {
     pub(super) version: u64,
     pub(super) started: Timestamp,
     pub(super) run: Run,
+    /// How long it takes to come up.
+    pub(super) boot: Duration,
 }
 
 pub(super) struct Promotion {
@@ -125,8 +129,8 @@ pub(super) struct Target {
 
 pub(super) const US: &str = "deployer@example.com";
 pub(super) const SOMEBODY: &str = "bo@example.com";
-const BOOT: Duration = Duration::from_secs(8);
-const BUILD: Duration = Duration::from_secs(40);
+pub(super) const BOOT: Duration = Duration::from_secs(8);
+pub(super) const BUILD: Duration = Duration::from_secs(40);
 const PREBOOT: Duration = Duration::from_secs(180);
 const BUDGET: f64 = 4500.0;
 
@@ -142,6 +146,8 @@ impl World {
             promotions: Vec::new(),
             blobs: BTreeMap::new(),
             lag: Duration::ZERO,
+            boot: BOOT,
+            builds_take: BUILD,
             page: 1000,
             token: Token::Good,
             budget: (BUDGET, now),
@@ -281,8 +287,8 @@ impl World {
         // Long enough up to count as steady.
         let started = now - SignedDuration::from_mins(10);
         for number in have + 1..=quantity {
-            let (id, run) = (self.id(), self.run_of(app, version));
-            let dyno = Dyno { id, kind: kind.into(), number, version, started, run };
+            let (id, run, boot) = (self.id(), self.run_of(app, version), self.boot);
+            let dyno = Dyno { id, kind: kind.into(), number, version, started, run, boot };
             self.app_mut(app).dynos.push(dyno);
         }
     }
@@ -438,7 +444,8 @@ impl World {
         let mut dynos = Vec::new();
         for (kind, quantity) in formation {
             for number in 1..=quantity {
-                dynos.push(Dyno { id: self.id(), kind: kind.clone(), number, version, started: now, run });
+                let (id, kind, boot) = (self.id(), kind.clone(), self.boot);
+                dynos.push(Dyno { id, kind, number, version, started: now, run, boot });
             }
         }
         self.app_mut(app).dynos = dynos;
@@ -463,7 +470,7 @@ impl World {
             release: None,
             created: now,
             updated: now,
-            ends: Some(now + BUILD),
+            ends: Some(now + self.builds_take),
         };
         self.app_mut(app).builds.push(build);
         id
@@ -501,7 +508,7 @@ enum Due {
 impl Dyno {
     /// Its state, and since when.
     pub(super) fn state(&self, now: Timestamp) -> (&'static str, Timestamp) {
-        let up = self.started + BOOT;
+        let up = self.started + self.boot;
         match self.run {
             _ if now < up => ("starting", self.started),
             Run::Good => ("up", up),
