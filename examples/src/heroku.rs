@@ -138,21 +138,34 @@ impl Common {
         Engine::builder(store).listener(Progress::new()).build()
     }
 
-    /// Runs a rollout to its end, or takes up one of the same target that an earlier run left. Tells how it ended, and writes
-    /// the report. None when it was interrupted.
+    /// Takes up what an earlier run left. Waits for the lease when its process may still live.
+    ///
+    /// # Errors
+    /// What kept the store from answering, or a rollout from being taken up.
+    pub async fn left(&self, engine: &Engine) -> Result<Vec<Handle>> {
+        let resumed = engine.resume_all().await?;
+        match resumed.refused.into_iter().next() {
+            Some((id, why)) => Err(why.during(format!("rollout {id}, which an earlier run left, cannot be taken up"))),
+            None => Ok(resumed.handles),
+        }
+    }
+
+    /// Runs a rollout to its end, or the one of the same target that was left. Tells how it ended, and writes the report. None
+    /// when it was interrupted.
     ///
     /// # Errors
     /// What kept it from starting.
-    pub async fn run(&self, engine: &Engine, new: NewRollout, target: &TargetId) -> Result<Option<Outcome>> {
-        let resumed = engine.resume_all().await?;
-        if let Some((id, why)) = resumed.refused.into_iter().next() {
-            return Err(why.during(format!("rollout {id}, which an earlier run left, cannot be taken up")));
-        }
-        let left: Option<Handle> = resumed.handles.into_iter().find(|it| it.status().change.target == *target);
-        let rollout = match left {
+    pub async fn run(
+        &self,
+        engine: &Engine,
+        left: &[Handle],
+        new: NewRollout,
+        target: &TargetId,
+    ) -> Result<Option<Outcome>> {
+        let rollout = match left.iter().find(|it| it.status().change.target == *target) {
             Some(left) => {
                 say(&format!("an earlier run left rollout {}: it goes on from there", left.id()));
-                left
+                left.clone()
             }
             None => {
                 let new = new.by(self.by())?;

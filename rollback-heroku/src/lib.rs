@@ -12,5 +12,7 @@ mod promotion;
 mod site;
 #[cfg(feature = "testing")]
 pub mod testing;
+#[cfg(feature = "webhook")]
+pub mod webhook;
 
 pub use self::{app::App, candidate::Candidate, client::Client, promotion::Promotion};

@@ -52,6 +52,7 @@ async fn run(args: Args) -> Result<Option<Outcome>> {
     for apps in stages {
         known.push(register(common, &client, &engine, &args.from, apps)?);
     }
+    let left = common.left(&engine).await?;
     let mut candidate: Option<Revision> = None;
     let mut last = None;
     for (id, promotion) in known {
@@ -63,7 +64,7 @@ async fn run(args: Args) -> Result<Option<Outcome>> {
         candidate = Some(revision.clone());
         say(&format!("promoting {} from {} to {id}", revision.id, args.from));
         let new = NewRollout::new(id.as_str(), revision, common.plan()?)?;
-        let outcome = common.run(&engine, new, &id).await?;
+        let outcome = common.run(&engine, &left, new, &id).await?;
         let goes_on = outcome.as_ref().is_some_and(Outcome::is_success);
         last = outcome;
         if !goes_on {

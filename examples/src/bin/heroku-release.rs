@@ -100,7 +100,8 @@ async fn run(args: Args) -> Result<Option<Outcome>> {
     let new = NewRollout::new(&args.app, args.what.revision().await?, common.plan()?)?;
     let engine = common.engine().await?;
     engine.register(target)?;
-    let outcome = common.run(&engine, new, &id).await;
+    let left = common.left(&engine).await?;
+    let outcome = common.run(&engine, &left, new, &id).await;
     engine.shutdown(std::time::Duration::from_secs(10)).await;
     outcome
 }

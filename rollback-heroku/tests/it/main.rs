@@ -7,3 +7,4 @@ mod promotion;
 mod schema;
 mod support;
 mod sweeps;
+mod webhook;
