@@ -152,10 +152,7 @@ impl App {
 
     async fn see(&self, client: &Client, change: &Change) -> Result<Seen> {
         let candidate = Spec::of(&change.candidate)?;
-        let baseline = match Spec::of(&change.baseline)? {
-            Spec::Served(served) => served,
-            _ => return Err(not_ours(&change.baseline)),
-        };
+        let Spec::Served(baseline) = Spec::of(&change.baseline)? else { return Err(not_ours(&change.baseline)) };
         let history = self.site.history(client).await?;
         let builds = match &candidate {
             Spec::Source { .. } => self.site.builds(client).await?,

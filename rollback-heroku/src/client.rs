@@ -23,7 +23,7 @@ use rollback_core::{
         },
     },
 };
-use serde::{Serialize, de::DeserializeOwned};
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -237,21 +237,21 @@ impl Client {
         Ok(items)
     }
 
-    pub(crate) async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T> {
+    pub(crate) async fn post<T: DeserializeOwned>(&self, path: &str, body: &Value) -> Result<T> {
         self.tell(Method::POST, path, V3, Some(body)).await
     }
 
     pub(crate) async fn post_nothing<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
-        self.tell(Method::POST, path, V3, None::<&Value>).await
+        self.tell(Method::POST, path, V3, None).await
     }
 
     /// The variant of the API for container images, which is not in its schema.
-    pub(crate) async fn patch_images<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T> {
+    pub(crate) async fn patch_images<T: DeserializeOwned>(&self, path: &str, body: &Value) -> Result<T> {
         self.tell(Method::PATCH, path, DOCKER, Some(body)).await
     }
 
     pub(crate) async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
-        self.tell(Method::DELETE, path, V3, None::<&Value>).await
+        self.tell(Method::DELETE, path, V3, None).await
     }
 
     async fn tell<T: DeserializeOwned>(
@@ -259,12 +259,9 @@ impl Client {
         method: Method,
         path: &str,
         accept: &'static str,
-        body: Option<&impl Serialize>,
+        body: Option<&Value>,
     ) -> Result<T> {
-        let body = body
-            .map(serde_json::to_vec)
-            .transpose()
-            .map_err(|e| Error::new(ErrorKind::Internal, "a request cannot be written as JSON").because(e))?;
+        let body = body.map(|body| body.to_string().into_bytes());
         let answer = self.api(method, path, accept, None, body).await?;
         // Whatever cannot be read has landed all the same.
         parse(path, &answer)

@@ -111,7 +111,7 @@ impl History {
             if let Some(images) = deployed_images(at.description()) {
                 return format!("image:{images}");
             }
-            match restored(at.description()).and_then(|version| Some((version, self.find(version)))) {
+            match restored(at.description()).map(|version| (version, self.find(version))) {
                 Some((_, Some(older))) if older.version < at.version => at = older,
                 Some((version, None)) => return format!("release:v{version}"),
                 _ => break,

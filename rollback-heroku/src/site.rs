@@ -162,7 +162,7 @@ impl Site {
         let mut ready = Readiness::default().proved(format!("app {} can be read", app.name));
         let current = history.current().map(|release| release.version);
         if current != Some(served.version) {
-            let now = current.map_or("nothing".to_owned(), |version| format!("v{version}"));
+            let now = current.map_or_else(|| "nothing".to_owned(), |version| format!("v{version}"));
             ready = ready.refused(format!(
                 "v{} was recorded as the baseline, and {now} is current now; begin again",
                 served.version

@@ -87,11 +87,13 @@ impl Router {
     }
 }
 
+type Values = BTreeMap<String, Vec<f64>>;
+
 /// The values of each key in the whole steps from `since` on, and where the last of them ends.
-fn within(series: &Series, since: Timestamp) -> Result<(BTreeMap<String, Vec<f64>>, Option<Timestamp>)> {
+fn within(series: &Series, since: Timestamp) -> Result<(Values, Option<Timestamp>)> {
     let step = step(&series.step)?;
     let mut until = None;
-    let mut kept: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+    let mut kept = Values::new();
     for (key, values) in &series.data {
         for (at, value) in values.iter().enumerate() {
             let begins = i32::try_from(at).ok().and_then(|at| series.start_time.checked_add(step * at).ok());
@@ -134,7 +136,7 @@ impl HealthGate for Router {
         let (status, until) = within(&status, since)?;
         let (errors, _) = within(&errors, since)?;
         let Some(until) = until else { return Ok(window.no_data("no metrics of a whole minute since then")) };
-        let sum = |of: &BTreeMap<String, Vec<f64>>, keep: &dyn Fn(&str) -> bool| -> f64 {
+        let sum = |of: &Values, keep: &dyn Fn(&str) -> bool| -> f64 {
             of.iter().filter(|(key, _)| keep(key)).flat_map(|(_, values)| values).sum()
         };
         let total = sum(&status, &|_| true);

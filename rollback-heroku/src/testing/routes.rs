@@ -406,7 +406,7 @@ impl World {
         created(release_json(app, made))
     }
 
-    fn slug_json(&mut self, app: &str, id: &str) -> Heard {
+    fn slug_json(&self, app: &str, id: &str) -> Heard {
         let Some(slug) = self.slugs.get(id).filter(|slug| slug.app == app) else { return Err(not_found("slug")) };
         let mut types = json!({ "web": "bin/server" });
         if slug.slug.phase.is_some() {

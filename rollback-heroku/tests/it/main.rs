@@ -4,6 +4,7 @@ mod app;
 mod bad_input;
 mod gates;
 mod promotion;
+mod real;
 mod schema;
 mod support;
 mod sweeps;
