@@ -433,8 +433,8 @@ impl Engine {
     pub(crate) async fn open_rollout(&self, target: &TargetId) -> Result<Option<(Arc<Rollout>, bool)>> {
         let here = || {
             let live = lock(&self.inner.live);
-            let mut driven = live.values().flatten().map(|live| Handle::new(Arc::clone(live)).status());
-            driven.find(|rollout| rollout.change.target == *target && rollout.state.is_open())
+            let mut driven = live.values().flatten().filter(|live| live.target == *target).map(|live| live.saved());
+            driven.find(|rollout| rollout.state.is_open())
         };
         if let Some(rollout) = here() {
             return Ok(Some((rollout, true)));
