@@ -5,6 +5,8 @@ pub(crate) mod alertmanager;
 pub(crate) mod away;
 #[cfg(any(feature = "email", feature = "webhook"))]
 pub(crate) mod events;
+#[cfg(feature = "webhook")]
+pub(crate) mod logs;
 #[cfg(feature = "sql")]
 pub(crate) mod postgres;
 #[cfg(all(feature = "http", feature = "prometheus"))]
