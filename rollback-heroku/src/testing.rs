@@ -7,7 +7,7 @@
 //! and with preboot old dynos serve unlisted.
 //!
 //! Every request and every answer is checked against the schema, without unknown properties. What breaks it is answered with
-//! 500, kept in [`violations`](Heroku::violations), and makes the test panic when the last handle is dropped.
+//! 500, kept in [`violations`](Heroku::violations), and makes the test panic when its handle is dropped.
 //!
 //! ```
 //! # use rollback_core::backend::DeploymentBackend as _;
@@ -47,11 +47,14 @@ use crate::{
     client::{Answer, Request, Transport},
 };
 
-/// Heroku, in memory. Clones are handles to the same one.
+/// Heroku, in memory. Clones are handles to the same one; dropping one panics when the schema was broken.
 #[derive(Clone)]
-pub struct Heroku(Arc<Inner>);
+pub struct Heroku(Wire);
 
-struct Inner(Mutex<World>);
+/// The way to it that clients and the socket have. A task that outlives the test may drop the last one, and a panic there
+/// would be nobody's: so it is the handles that panic.
+#[derive(Clone)]
+struct Wire(Arc<Mutex<World>>);
 
 /// What a slug does when it is released.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,7 +155,7 @@ impl Heroku {
 
     /// One without apps.
     pub fn new() -> Self {
-        Self(Arc::new(Inner(Mutex::new(World::new()))))
+        Self(Wire(Arc::new(Mutex::new(World::new()))))
     }
 
     /// A client of it, with the token.
@@ -160,7 +163,7 @@ impl Heroku {
     /// # Panics
     /// Never: the token is good.
     pub fn client(&self) -> Client {
-        Client::over(Arc::new(self.clone()), Self::TOKEN).expect("the token is good")
+        Client::over(Arc::new(self.0.clone()), Self::TOKEN).expect("the token is good")
     }
 
     /// The clock that it goes by.
@@ -218,8 +221,7 @@ impl Heroku {
         self.world().make_container(app, image);
     }
 
-    /// The app is of the generation Fir; its answers say so as an object, or as a bare string, which some do against the
-    /// schema.
+    /// The app is of the generation Fir: its releases have no slug, but an image of Cloud Native Buildpacks.
     pub fn fir(&self, app: &str) {
         self.world().make_fir(app);
     }
@@ -372,11 +374,17 @@ impl Heroku {
     /// # Errors
     /// When no port can be had.
     pub async fn serve(&self) -> Result<Serving> {
-        serve::serve(self.clone()).await
+        serve::serve(self.0.clone()).await
     }
 
     fn world(&self) -> MutexGuard<'_, World> {
-        let mut world = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        self.0.world()
+    }
+}
+
+impl Wire {
+    fn world(&self) -> MutexGuard<'_, World> {
+        let mut world = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         world.catch_up();
         world
     }
@@ -399,17 +407,30 @@ impl fmt::Debug for Heroku {
     }
 }
 
-impl Drop for Inner {
+impl fmt::Debug for Wire {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Heroku")
+    }
+}
+
+impl Drop for Heroku {
     fn drop(&mut self) {
-        let world = self.0.get_mut().unwrap_or_else(PoisonError::into_inner);
         if !std::thread::panicking() {
-            assert!(world.violations.is_empty(), "the schema was broken:\n{}", world.violations.join("\n"));
+            let broken = self.violations();
+            assert!(broken.is_empty(), "the schema was broken:\n{}", broken.join("\n"));
         }
     }
 }
 
 #[async_trait]
 impl Transport for Heroku {
+    async fn send(&self, request: Request) -> Result<Answer> {
+        self.0.send(request).await
+    }
+}
+
+#[async_trait]
+impl Transport for Wire {
     async fn send(&self, request: Request) -> Result<Answer> {
         // A turn for the others, as a network gives.
         tokio::task::yield_now().await;

@@ -3,7 +3,7 @@
 use rollback_core::backend::DeploymentBackend as _;
 use rollback_core::web::reqwest::{Method, Url, header::HeaderMap};
 use rollback_heroku::{
-    App,
+    App, Client,
     client::{Request, Transport as _},
     testing::{Heroku, Slug},
 };
@@ -75,6 +75,34 @@ async fn one_wrong_field_in_an_answer_is_found_out() {
 async fn what_broke_the_schema_fails_the_test_that_it_happened_in() {
     let heroku = Heroku::new();
     ask(&heroku, Method::GET, "/apps/shop/rollback", None).await;
+}
+
+#[tokio::test]
+#[should_panic(expected = "the schema was broken")]
+async fn what_a_task_broke_that_outlives_the_test_fails_it_too() {
+    let heroku = Heroku::new();
+    heroku.app("shop", Slug::good());
+    heroku.corrupt("release", "version", json!("2"));
+    let shop = App::new(&heroku.client(), "shop").unwrap();
+    let (told, hear) = tokio::sync::oneshot::channel();
+    tokio::spawn(async move {
+        drop(shop.baseline().await);
+        let _ = told.send(());
+        std::future::pending::<()>().await;
+        drop(shop);
+    });
+    hear.await.unwrap();
+}
+
+#[tokio::test]
+#[should_panic(expected = "the schema was broken")]
+async fn what_a_program_broke_over_the_socket_fails_the_test_too() {
+    let heroku = Heroku::new();
+    heroku.app("shop", Slug::good());
+    heroku.corrupt("release", "version", json!("2"));
+    let serving = heroku.serve().await.unwrap();
+    let client = Client::new(Heroku::TOKEN).unwrap().api_url(serving.url()).unwrap();
+    drop(App::new(&client, "shop").unwrap().baseline().await);
 }
 
 #[tokio::test]
