@@ -262,8 +262,8 @@ impl App {
 
 impl Seen {
     fn lineage<'a>(&'a self, change: &'a Change) -> Lineage<'a> {
-        let (history, trail) = (&self.history, &self.trail);
-        Lineage { history, rollout: &change.rollout, base: self.baseline.version, trail }
+        let (history, trail, baseline) = (&self.history, &self.trail, &self.baseline);
+        Lineage { history, rollout: &change.rollout, baseline, trail }
     }
 
     /// The newest build of this rollout.

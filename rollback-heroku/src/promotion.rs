@@ -210,7 +210,7 @@ fn trail(promoted: &Promoted) -> Trail {
 
 impl Seen<'_> {
     fn lineage<'a>(&'a self, change: &'a Change, trail: &'a Trail) -> Lineage<'a> {
-        Lineage { history: &self.history, rollout: &change.rollout, base: self.served.version, trail }
+        Lineage { history: &self.history, rollout: &change.rollout, baseline: self.served, trail }
     }
 
     fn name(&self) -> &str {

@@ -261,6 +261,11 @@ impl Heroku {
         self.world().app_mut(app).phases = succeed.iter().copied().collect();
     }
 
+    /// Rollbacks of this app put this slug in place from now on, whatever they are asked for: a Heroku that is wrong.
+    pub fn restores_another(&self, app: &str, slug: &str) {
+        self.world().app_mut(app).restores = Some(slug.into());
+    }
+
     /// Says of a release whether it is eligible for rollback.
     pub fn eligible(&self, app: &str, version: u64, eligible: bool) {
         self.world().release_mut(app, version).eligible = eligible;

@@ -94,6 +94,18 @@ async fn a_rollback_whose_release_phase_fails_goes_on_by_code_only_where_that_wa
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_rollback_that_puts_another_slug_in_place_is_not_taken_for_one() {
+    let shop = Shop::new(a_slug);
+    shop.reset().await;
+    let another = shop.heroku.slug("shop", Slug::good());
+    shop.heroku.restores_another("shop", &another);
+    let rollout = roll_out(&shop, true).await.rollout;
+    let State::Stuck { why, .. } = &rollout.state else { panic!("{rollout}") };
+    assert!(why.as_str().contains(&format!("v3, which was to bring v1 back, runs slug:{another} instead of")), "{why}");
+    assert_eq!(shop.heroku.releases("shop").len(), 3, "one rollback, not two");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_rollback_waits_for_the_candidates_release_phase_which_nobody_can_call_back() {
     let shop = Shop::new(a_migration);
     shop.reset().await;
