@@ -18,10 +18,11 @@ use serde_json::{Value, json};
 
 use crate::{
     Client,
-    api::{Build, Release, Source, Status},
+    api::{Build, Release, Status},
     candidate::{From, Served, Spec, load, source_id},
     history::{History, Lineage, Stand, Trail, Way, describe},
-    site::{Sight, Site, build_nonce, built_trail, ours, version_in, version_of},
+    site::{Sight, Site, Until, build_nonce, built_trail, ours, version_in, version_of},
+    upload::Uploads,
 };
 
 /// A Heroku app as a target.
@@ -47,6 +48,7 @@ use crate::{
 pub struct App {
     pub(crate) site: Site,
     wakes: Wakes,
+    uploads: Uploads,
 }
 
 /// The rollouts that want to be woken.
@@ -59,6 +61,8 @@ struct Seen {
     trail: Trail,
     candidate: Spec,
     baseline: Served,
+    /// The candidate's tarball is on its way to where Heroku builds it from.
+    uploading: bool,
 }
 
 /// What may be due on the way back.
@@ -74,7 +78,7 @@ impl App {
     /// # Errors
     /// `Invalid` when it cannot be a name.
     pub fn new(client: &Client, name: &str) -> Result<Self> {
-        Ok(Self { site: Site::new(client, name)?, wakes: Wakes::default() })
+        Ok(Self { site: Site::new(client, name)?, wakes: Wakes::default(), uploads: Uploads::default() })
     }
 
     /// Goes back by releasing the baseline's slug with today's config vars, instead of by Heroku's rollback, which brings the
@@ -165,11 +169,16 @@ impl App {
             Spec::Slug { .. } | Spec::Served(_) => Trail::Tagged,
             Spec::Promoted(_) | Spec::ServedByAll { .. } => return Err(not_ours(&change.candidate)),
         };
-        Ok(Seen { history, builds, trail, candidate, baseline })
+        let uploading = matches!(
+            &candidate,
+            Spec::Source { from: From::File(_), sha256, .. } if self.uploads.is_running(sha256)
+        );
+        Ok(Seen { history, builds, trail, candidate, baseline, uploading })
     }
 
-    async fn release(&self, client: &Client, candidate: &Spec, attempt: &Attempt) -> Result<()> {
+    async fn release(&self, client: &Client, candidate: &Spec, attempt: &Attempt, until: Until) -> Result<()> {
         let site = &self.site;
+        until.check()?;
         match candidate {
             Spec::Slug { slug } | Spec::Served(Served { slug: Some(slug), .. }) => {
                 site.release_slug(client, slug, "Deploy", attempt).await
@@ -179,10 +188,10 @@ impl App {
                 let url = match from {
                     From::Url(url) => url.clone(),
                     From::File(path) => {
-                        let blob = load(path, sha256).await?;
-                        let source: Source = client.post_nothing("/sources").await?;
-                        client.upload(&source.source_blob.put_url, blob).await?;
-                        source.source_blob.get_url
+                        self.uploads.bring(client, path, sha256).await?;
+                        until.check()?;
+                        let taken = || conflict(site, &Note::new("another attempt took the uploaded tarball"));
+                        self.uploads.take(sha256).ok_or_else(taken)?
                     }
                 };
                 let body = json!({ "source_blob": {
@@ -282,6 +291,7 @@ impl Seen {
                 Status::Succeeded => Stand::Underway(Note::new(format!("the release of build {}", build.id))),
                 _ => Stand::Underway(Note::new(format!("build {}", build.id))),
             },
+            (Stand::Due(()), None) if self.uploading => Stand::Underway(Note::new("the upload of the tarball")),
             (stand, _) => stand,
         }
     }
@@ -364,7 +374,7 @@ impl DeploymentBackend for App {
             let why = format!("app {} cannot be given {weight}; only 100 % is possible on Heroku", self.site.name);
             return Err(Error::new(ErrorKind::Unsupported, why));
         }
-        let client = self.client(goal);
+        let (client, until) = (self.client(goal), self.site.asks_until());
         let seen = self.see(&client, change).await?;
         let now = version_of(&[(None, seen.history.version())]);
         if now != attempt.version {
@@ -373,7 +383,7 @@ impl DeploymentBackend for App {
         }
         if goal.is_forward() {
             return match seen.forward(change) {
-                Stand::Due(()) => self.release(&client, &seen.candidate, attempt).await,
+                Stand::Due(()) => self.release(&client, &seen.candidate, attempt, until).await,
                 Stand::Serves(_) => Ok(()),
                 Stand::Underway(what) | Stand::Failed(what) | Stand::Drifted(what) => Err(conflict(&self.site, &what)),
             };

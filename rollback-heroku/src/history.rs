@@ -390,8 +390,9 @@ mod tests {
     const BACK: &str = "Back by rollback [r/5/baseline]";
 
     fn seen(releases: &[(u64, Status, bool, &str)]) -> (String, String) {
-        let slug =
-            |text: &str| if text.contains("Back") || text.starts_with("Rollback") || text == "base" { "old" } else { "new" };
+        let slug = |text: &str| {
+            if text.contains("Back") || text.starts_with("Rollback") || text == "base" { "old" } else { "new" }
+        };
         let history = History::new(
             releases
                 .iter()
@@ -502,7 +503,8 @@ mod tests {
         };
         let landed = |upto: usize, attempt: &Attempt, saw| {
             let history = History::new(all[..upto].to_vec());
-            Lineage { history: &history, rollout: &rollout, baseline: &v1(), trail: &Trail::Tagged }.landed(attempt, saw)
+            Lineage { history: &history, rollout: &rollout, baseline: &v1(), trail: &Trail::Tagged }
+                .landed(attempt, saw)
         };
         let back = attempt(5, Goal::Baseline);
         assert!(!landed(2, &back, 2));

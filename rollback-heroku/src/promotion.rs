@@ -19,7 +19,7 @@ use crate::{
     app::{Wakes, not_ours, not_restored},
     candidate::{Promoted, Served, Spec},
     history::{History, Lineage, Stand, Trail, Way},
-    site::{Sight, Site, version_in, version_of},
+    site::{Sight, Site, Until, version_in, version_of},
 };
 
 /// A promotion from one app of a pipeline to one or more others, as a target.
@@ -148,7 +148,7 @@ impl Promotion {
 
     /// Asks for the promotion, and follows it until each target has a release or is refused one: a target that never gets
     /// one leaves nothing else to be seen.
-    async fn promote(&self, client: &Client, what: &Promoted, to: &[&Seen<'_>]) -> Result<()> {
+    async fn promote(&self, client: &Client, what: &Promoted, to: &[&Seen<'_>], until: Until) -> Result<()> {
         let coupling: Coupling = client.get(&self.source.path("/pipeline-couplings")).await?;
         let mut ids = Vec::with_capacity(to.len());
         for seen in to {
@@ -160,6 +160,7 @@ impl Promotion {
             "source": { "app": { "id": what.app }, "release": { "id": what.release } },
             "targets": targets,
         });
+        until.check()?;
         let promotion: Ref = client.post("/pipeline-promotions", &body).await?;
         let until = Instant::now() + FOLLOW;
         loop {
@@ -351,6 +352,7 @@ impl DeploymentBackend for Promotion {
             return Err(Error::new(ErrorKind::Unsupported, why));
         }
         let client = self.client(goal);
+        let until = self.targets.iter().map(Site::asks_until).max().expect("there is a target");
         let (served, promoted) = (served(change)?, promoted(change)?);
         let trail = trail(&promoted);
         let seen = self.see(&client, &served).await?;
@@ -377,7 +379,7 @@ impl DeploymentBackend for Promotion {
             }
             return match to.as_slice() {
                 [] => Ok(()),
-                to => self.promote(&client, &promoted, to).await,
+                to => self.promote(&client, &promoted, to, until).await,
             };
         }
         // One effect: the first app that is due; else what a person, or the author, asked for over what is there.

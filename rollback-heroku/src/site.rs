@@ -10,6 +10,7 @@ use rollback_core::{
     model::{Attempt, Note, Observed, Progress, RolloutId, Version, Weight},
 };
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use crate::{
     Client,
@@ -293,6 +294,13 @@ impl Site {
         })
     }
 
+    /// Until when a shift that begins now may ask for the candidate. The engine takes an unanswered request as never to
+    /// land when the settle time is over: it would ask once more, or have gone back already. It begins a shift in the first
+    /// quarter of that time; the second is the shift's, and the rest is left for the request to land.
+    pub(crate) fn asks_until(&self) -> Until {
+        Until(Instant::now() + self.settle / 4)
+    }
+
     /// Releases the slug with today's config vars, and waits until the list shows it.
     pub(crate) async fn release_slug(&self, client: &Client, slug: &str, what: &str, attempt: &Attempt) -> Result<()> {
         let body = json!({ "slug": slug, "description": describe(what, &attempt.nonce) });
@@ -326,6 +334,20 @@ impl Site {
         }
         let why = format!("release {id} of app {} was accepted and is not listed yet", self.name);
         Err(Error::new(ErrorKind::Unavailable, why))
+    }
+}
+
+/// A candidate is not asked for later than this. It is no time of a clock, which somebody may set.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Until(Instant);
+
+impl Until {
+    pub(crate) fn check(self) -> Result<()> {
+        if Instant::now() < self.0 {
+            return Ok(());
+        }
+        let why = "it took too long to find out whether the candidate may be asked for; nothing was asked for";
+        Err(Error::new(ErrorKind::Conflict, why))
     }
 }
 

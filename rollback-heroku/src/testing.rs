@@ -287,6 +287,12 @@ impl Heroku {
         (world.boot, world.builds_take) = (boot, build);
     }
 
+    /// Answers take so long, and those to uploads of sources that (no time at first). Not over a socket.
+    pub fn answers_take(&self, time: Duration, uploads: Duration) {
+        let mut world = self.world();
+        (world.answers_take, world.uploads_take) = (time, uploads);
+    }
+
     /// New releases and builds show in lists only after so long.
     pub fn lists_lag(&self, time: Duration) {
         self.world().lag = time;
@@ -439,6 +445,13 @@ impl Transport for Wire {
     async fn send(&self, request: Request) -> Result<Answer> {
         // A turn for the others, as a network gives.
         tokio::task::yield_now().await;
+        let time = {
+            let world = self.world();
+            if request.method == Method::PUT { world.uploads_take } else { world.answers_take }
+        };
+        if !time.is_zero() {
+            tokio::time::sleep(time).await;
+        }
         match self.hear(&request) {
             (answer, false) => Ok(answer),
             (_, true) => Err(Error::new(ErrorKind::Unavailable, "the connection was cut before an answer came")),

@@ -3,14 +3,15 @@
 use std::{sync::Arc, time::Duration};
 
 use rollback_core::{
+    ErrorKind,
     engine::{Engine, NewRollout, Outcome, Target},
     gate::Policy,
-    model::{RolloutId, Weight},
+    model::{Goal, RolloutId, Weight},
     plan::Plan,
     state::State,
     store::Memory,
     testing::{
-        backend::Bench,
+        backend::{Bench, Driver},
         gates::Scripted,
         sweep::{Scenario, Sweep},
     },
@@ -179,5 +180,71 @@ async fn a_tarball_is_uploaded_built_and_released_once_whatever_is_lost() {
         assert!(shop.heroku.releases("shop")[1].2.contains("v42"));
         let backend: Arc<dyn rollback_core::backend::DeploymentBackend> = shop.connect().await;
         assert_eq!(backend.baseline().await.unwrap().id, candidate.id, "a source that serves is known as one");
+    }
+}
+
+/// An upload that takes longer than the settle time, or than the engine waits for a shift, is neither done twice nor followed
+/// by a build that nobody waits for any more.
+#[tokio::test(start_paused = true)]
+async fn a_slow_upload_is_made_and_built_once_and_never_after_the_end() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "tarball").unwrap();
+    let candidate = rollback_heroku::Candidate::tarball(file.path()).await.unwrap().revision().unwrap();
+    for (seconds, abort) in [(5, false), (45, false), (200, false), (5, true), (45, true), (200, true)] {
+        let shop = Shop::new(a_slug);
+        shop.reset().await;
+        shop.heroku.answers_take(Duration::ZERO, Duration::from_secs(seconds));
+        let engine = Engine::builder(Memory::new()).clock(shop.heroku.clock()).build().unwrap();
+        engine.register(Target::new("shop", shop.backend()).unwrap()).unwrap();
+        let plan = Plan::all_at_once(Duration::from_secs(60)).unwrap();
+        let handle = engine.start(NewRollout::new("shop", candidate.clone(), plan).unwrap()).await.unwrap();
+        if abort {
+            while shop.heroku.effects() == 0 {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            handle.abort("ana", "enough").await.unwrap();
+        }
+        let rollout = handle.finished().await.rollout;
+        let at_the_end = releases(&shop.heroku);
+        // Whatever were still to come would come now.
+        tokio::time::sleep(Duration::from_secs(900)).await;
+        let said = format!("{seconds} s, aborted: {abort}: {rollout} {:?}", shop.heroku.exchanges());
+        assert_eq!(releases(&shop.heroku), at_the_end, "it released after the end: {said}");
+        let asked = |method: &str, path: &str| {
+            shop.heroku.exchanges().iter().filter(|it| it.method == method && it.path.starts_with(path)).count()
+        };
+        let (uploads, builds) = (asked("PUT", "/"), asked("POST", "/apps/shop/builds"));
+        assert_eq!(uploads, 1, "{said}");
+        if abort {
+            assert!(matches!(rollout.state, State::RolledBack { .. }), "{said}");
+            assert!(builds <= 1 && shop.heroku.serving("shop") != 2, "{said}");
+        } else {
+            assert_eq!((&rollout.state, builds, releases(&shop.heroku)), (&State::Promoted, 1, (1, 0)), "{said}");
+        }
+        engine.shutdown(Duration::from_secs(1)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_candidate_is_not_asked_for_when_finding_out_took_too_long_and_the_baseline_is() {
+    for make in [a_slug, a_source, an_image] {
+        let shop = Shop::new(make);
+        shop.reset().await;
+        let mut driver = Driver::new(&shop).await;
+        let version = driver.look(Goal::Candidate).await.version;
+        let attempt = driver.save(Goal::Candidate, &version);
+        shop.heroku.answers_take(Duration::from_secs(16), Duration::ZERO);
+        let error = driver.send(&attempt).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+        assert_eq!(shop.heroku.effects(), 0);
+
+        shop.heroku.answers_take(Duration::ZERO, Duration::ZERO);
+        driver.drive(Goal::Candidate).await;
+        let version = driver.look(Goal::Baseline).await.version;
+        let attempt = driver.save(Goal::Baseline, &version);
+        shop.heroku.answers_take(Duration::from_secs(16), Duration::ZERO);
+        // It may take longer than the driver waits; it lands.
+        drop(driver.send(&attempt).await);
+        assert_eq!(releases(&shop.heroku), (1, 1));
     }
 }
