@@ -140,6 +140,12 @@ impl Site {
                 format!("app {} is at v{}, and {} still at v{other}", self.name, current.version, names.join(", "));
             return Err(Error::new(ErrorKind::Mixed, why));
         }
+        if let Some(until) = self.preboot_until(&self.client, current).await? {
+            let v = current.version;
+            let why =
+                format!("app {} is at v{v}, and dynos from before may serve until {until}: preboot is on", self.name);
+            return Err(Error::new(ErrorKind::Mixed, why));
+        }
         let config_keys = match self.config("").await {
             Ok(config) => Some(config.into_keys().collect()),
             Err(e) if e.kind() == ErrorKind::Denied => None,

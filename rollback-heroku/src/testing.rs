@@ -181,6 +181,11 @@ impl Heroku {
         self.world().add_app(name, slug)
     }
 
+    /// Whether there is an app of this name.
+    pub fn has(&self, app: &str) -> bool {
+        self.world().find_app(app).is_some()
+    }
+
     /// A slug of this app. Its id.
     pub fn slug(&self, app: &str, slug: Slug) -> String {
         self.world().add_slug(app, slug)

@@ -1,9 +1,14 @@
 //! The backend of an app: conformance, sweeps, and what is special about Heroku.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use rollback_core::{
+    ErrorKind,
     backend::DeploymentBackend as _,
+    gate::{self, Evidence, Verdict},
     model::{Goal, Progress, Revision, Weight},
     state::{Cause, State},
     testing::backend::{self, Bench as _, Driver, Outcome},
@@ -15,7 +20,7 @@ use rollback_heroku::{
 
 use crate::{
     support::{Shop, a_slug, a_source, an_image},
-    sweeps::roll_out,
+    sweeps::{roll_out, roll_out_by},
 };
 
 /// Every promise is kept, or skipped for a reason that Heroku explains.
@@ -166,6 +171,52 @@ async fn with_preboot_neither_way_has_arrived_while_old_dynos_serve_unlisted() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn with_preboot_no_gate_judges_the_candidate_before_users_reach_it() {
+    let shop = Shop::new(a_slug);
+    shop.reset().await;
+    shop.heroku.preboot("shop", true);
+    let judged = Arc::new(Mutex::new(Vec::new()));
+    let (heroku, seen) = (shop.heroku.clone(), Arc::clone(&judged));
+    let gate = gate::from_fn("errors", move |window| {
+        seen.lock().unwrap().push((window.weight, heroku.serving("shop")));
+        let evidence = Evidence::new(window.now, "as users see it");
+        std::future::ready(Ok(if window.weight == Weight::ALL {
+            Verdict::Unhealthy(evidence)
+        } else {
+            Verdict::Inconclusive(evidence)
+        }))
+    });
+    let rollout = roll_out_by(&shop, gate.unwrap()).await.rollout;
+    assert!(matches!(rollout.state, State::RolledBack { cause: Cause::Unhealthy { .. } }), "{rollout}");
+    let judged = judged.lock().unwrap();
+    assert!(judged.iter().any(|(weight, _)| *weight == Weight::ALL), "{judged:?}");
+    for (weight, serving) in judged.iter() {
+        assert!(*weight == Weight::NONE || *serving == 2, "{judged:?}");
+    }
+    assert_eq!(shop.heroku.serving("shop"), 3, "it ended while v2 served still");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_app_in_which_two_releases_serve_has_no_baseline() {
+    let shop = Shop::new(a_slug);
+    shop.reset().await;
+    shop.heroku.preboot("shop", true);
+    let slug = shop.heroku.slug("shop", Slug::good());
+    shop.heroku.somebody_releases("shop", &slug);
+    let error = shop.backend().baseline().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Mixed);
+    assert!(error.chain().contains("preboot is on"), "{}", error.chain());
+    tokio::time::sleep(Duration::from_secs(180)).await;
+    assert_eq!(shop.backend().baseline().await.unwrap().id.as_str(), format!("slug:{slug}"));
+
+    let slow = shop.heroku.slug("shop", Slug::good().release_phase(Duration::from_secs(60)));
+    shop.heroku.somebody_releases("shop", &slow);
+    let error = shop.backend().baseline().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Mixed);
+    assert!(error.chain().contains("between v2 and v3, which is pending"), "{}", error.chain());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_candidate_whose_every_dyno_crashes_fails_at_once() {
     let shop = Shop::new(|heroku| {
         heroku.app("shop", Slug::good());
@@ -196,7 +247,7 @@ async fn somebody_elses_release_in_between_is_drift_and_is_left_alone() {
     let releases = shop.heroku.releases("shop").len();
     // A call that was decided before it came is refused, whatever it wants.
     let late = driver.save(Goal::Baseline, &"v2".parse().unwrap());
-    assert_eq!(driver.send(&late).await.unwrap_err().kind(), rollback_core::ErrorKind::Conflict);
+    assert_eq!(driver.send(&late).await.unwrap_err().kind(), ErrorKind::Conflict);
     assert_eq!(shop.heroku.releases("shop").len(), releases);
 }
 
@@ -271,7 +322,7 @@ async fn the_last_requests_of_the_budget_are_kept_for_the_rollback() {
     let _ = look(Goal::Candidate).await;
     let before = shop.heroku.exchanges().len();
     let error = look(Goal::Candidate).await.unwrap_err();
-    assert_eq!(error.kind(), rollback_core::ErrorKind::Throttled);
+    assert_eq!(error.kind(), ErrorKind::Throttled);
     assert!(error.chain().contains("200 are kept for a rollback"), "{}", error.chain());
     assert!(error.retry_after().is_some());
     assert_eq!(shop.heroku.exchanges().len(), before, "nothing was sent");
