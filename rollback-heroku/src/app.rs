@@ -339,10 +339,10 @@ impl DeploymentBackend for App {
         Spec::Served(Served { code: source.unwrap_or_else(|| served.code.clone()), ..served }).into_revision()
     }
 
-    async fn preflight(&self, change: &Change, _plan: &Plan) -> Result<Readiness> {
+    async fn preflight(&self, change: &Change, plan: &Plan) -> Result<Readiness> {
         let Spec::Served(served) = Spec::of(&change.baseline)? else { return Err(not_ours(&change.baseline)) };
         let (candidate, back) =
-            tokio::try_join!(self.prove_candidate(&change.candidate), self.site.prove_way_back(&served))?;
+            tokio::try_join!(self.prove_candidate(&change.candidate), self.site.prove_way_back(&served, plan))?;
         Ok(candidate.and(back))
     }
 
@@ -356,7 +356,11 @@ impl DeploymentBackend for App {
         } else {
             let sight = Sight::of(&self.site, &client, seen.back(&self.site, change), &seen.baseline).await?;
             let look = sight.observed(&lineage, false, None, |back| back.told(&seen.baseline));
-            look.not_restored(not_restored(&self.site, &seen.baseline, &seen.history))
+            let mut left = not_restored(&self.site, &seen.baseline, &seen.history);
+            if matches!(sight.stand, Stand::Due(Back::Way(Way::Full))) {
+                left.extend(self.site.taken_away(&client, &seen.baseline).await);
+            }
+            look.not_restored(left)
         };
         if let (Goal::Split(weight), Progress::Reached) = (goal, &look.progress)
             && weight != Weight::ALL

@@ -256,7 +256,7 @@ impl DeploymentBackend for Promotion {
         Spec::ServedByAll { apps }.into_revision()
     }
 
-    async fn preflight(&self, change: &Change, _plan: &Plan) -> Result<Readiness> {
+    async fn preflight(&self, change: &Change, plan: &Plan) -> Result<Readiness> {
         let (served, promoted) = (served(change)?, promoted(change)?);
         let mut ready = Readiness::default();
         let history = self.source.history(&self.client).await?;
@@ -297,7 +297,8 @@ impl DeploymentBackend for Promotion {
                 (_, None) => ready.refused(format!("app {} is in no pipeline", site.name)),
                 (None, _) => ready,
             };
-            let back = site.prove_way_back(served).await.map_err(|e| e.during(format_args!("app {}", site.name)))?;
+            let back =
+                site.prove_way_back(served, plan).await.map_err(|e| e.during(format_args!("app {}", site.name)))?;
             ready = ready.and(named(&site.name, back));
         }
         Ok(ready)
@@ -320,9 +321,11 @@ impl DeploymentBackend for Promotion {
                 })
             } else {
                 let sight = Sight::of(it.site, &client, lineage.back(it.site.way, it.site.other), it.served).await?;
-                left.extend(
-                    not_restored(it.site, it.served, &it.history).into_iter().map(|note| about(it.name(), &note)),
-                );
+                let mut notes = not_restored(it.site, it.served, &it.history);
+                if matches!(sight.stand, Stand::Due(Way::Full)) {
+                    notes.extend(it.site.taken_away(&client, it.served).await);
+                }
+                left.extend(notes.iter().map(|note| about(it.name(), note)));
                 sight.observed(&lineage, false, name, |way| told(it, *way))
             });
         }

@@ -8,6 +8,7 @@ use rollback_core::{
     backend::Readiness,
     clock::{Clock, SystemClock},
     model::{Attempt, Note, Observed, Progress, RolloutId, Version, Weight},
+    plan::{Deadlines, Plan},
 };
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -116,8 +117,20 @@ impl Site {
     }
 
     /// Config vars by key. The values stay in memory and are compared, never kept or told.
-    async fn config(&self, of: &str) -> Result<BTreeMap<String, Value>> {
-        self.client.get(&self.path(&format!("{of}/config-vars"))).await
+    async fn config(&self, client: &Client, of: &str) -> Result<BTreeMap<String, Value>> {
+        client.get(&self.path(&format!("{of}/config-vars"))).await
+    }
+
+    /// The config vars that came since, and go away with the full rollback that is due. It is for the report alone, so the
+    /// rollback waits for it no longer than a moment.
+    pub(crate) async fn taken_away(&self, client: &Client, served: &Served) -> Vec<Note> {
+        let Some(keys) = &served.config_keys else { return Vec::new() };
+        let Ok(Ok(now)) = tokio::time::timeout(Duration::from_secs(2), self.config(client, "")).await else {
+            return Vec::new();
+        };
+        let came = now.keys().filter(|key| !keys.contains(*key));
+        came.map(|key| Note::new(format!("the config var {key}, which is newer than the baseline, goes away")))
+            .collect()
     }
 
     /// What serves, complete enough to bring it back.
@@ -146,7 +159,7 @@ impl Site {
                 format!("app {} is at v{v}, and dynos from before may serve until {until}: preboot is on", self.name);
             return Err(Error::new(ErrorKind::Mixed, why));
         }
-        let config_keys = match self.config("").await {
+        let config_keys = match self.config(&self.client, "").await {
             Ok(config) => Some(config.into_keys().collect()),
             Err(e) if e.kind() == ErrorKind::Denied => None,
             Err(e) => return Err(e),
@@ -164,7 +177,7 @@ impl Site {
     }
 
     /// Whether the way back to what serves is open, and what it would not bring back.
-    pub(crate) async fn prove_way_back(&self, served: &Served) -> Result<Readiness> {
+    pub(crate) async fn prove_way_back(&self, served: &Served, plan: &Plan) -> Result<Readiness> {
         let (app, history, fleet) = tokio::try_join!(self.app(), self.history(&self.client), self.fleet(&self.client))?;
         let mut ready = Readiness::default().proved(format!("app {} can be read", app.name));
         let current = history.current().map(|release| release.version);
@@ -190,7 +203,7 @@ impl Site {
                 app.name
             ));
         }
-        ready = ready.and(self.prove_release(served, &history, &app).await?);
+        ready = ready.and(self.prove_release(served, &history, &app, plan.deadlines()).await?);
         ready = ready.and(self.prove_token(&app).await?);
         if self.has_preboot(&self.client).await? {
             let minutes = self.preboot.as_secs().div_ceil(60);
@@ -208,7 +221,13 @@ impl Site {
     }
 
     /// Whether the recorded release can be released again.
-    async fn prove_release(&self, served: &Served, history: &History, app: &App) -> Result<Readiness> {
+    async fn prove_release(
+        &self,
+        served: &Served,
+        history: &History,
+        app: &App,
+        deadlines: &Deadlines,
+    ) -> Result<Readiness> {
         let mut ready = Readiness::default();
         let version = served.version;
         if let Some(slug) = &served.slug {
@@ -218,6 +237,15 @@ impl Site {
                     if found.process_types.contains_key("release") {
                         ready = ready
                             .not_restored("the release phase of the old code runs again on the way back, and may fail");
+                        let (shift, back) = (deadlines.shift, deadlines.roll_back);
+                        if shift < PHASE || back < 2 * PHASE {
+                            ready = ready.not_provable(format!(
+                                "whether release phases end in time: each may take an hour, a rollback waits for the \
+                                 candidate's before its own, and the plan gives a shift {} and a rollback {} minutes",
+                                shift.as_secs() / 60,
+                                back.as_secs() / 60
+                            ));
+                        }
                     }
                     ready
                 }
@@ -244,7 +272,7 @@ impl Site {
     /// A full rollback puts the release's config vars in place of today's: which keys would that change?
     pub(crate) async fn prove_config(&self, release: &str, version: u64) -> Result<Readiness> {
         let then = format!("/releases/{release}");
-        let (now, then) = match tokio::try_join!(self.config(""), self.config(&then)) {
+        let (now, then) = match tokio::try_join!(self.config(&self.client, ""), self.config(&self.client, &then)) {
             Ok(both) => both,
             Err(e) if e.kind() == ErrorKind::Denied => {
                 let why = format!("whether going back to v{version} changes config vars: the token may not read them");
@@ -466,5 +494,7 @@ pub(crate) fn built_trail(builds: &[Build], rollout: &RolloutId) -> Trail {
 
 /// Releases, and builds, that a look reads: more than a rollout makes.
 const PAGE: usize = 25;
+/// What Heroku gives a release phase (Dev Center, "Release Phase").
+const PHASE: Duration = Duration::from_secs(3600);
 const SEEN_TRIES: usize = 8;
 const SEEN_PAUSE: Duration = Duration::from_secs(1);

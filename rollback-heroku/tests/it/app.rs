@@ -278,6 +278,10 @@ async fn a_full_rollback_brings_the_config_back_and_code_only_leaves_it() {
         let mut driver = Driver::new(&shop).await;
         driver.drive(Goal::Candidate).await;
         shop.heroku.set_config_quietly("shop", "FLAG", "on");
+        let look = driver.look(Goal::Baseline).await;
+        let told =
+            look.not_restored.iter().any(|note| note.as_str().starts_with("the config var FLAG, which is newer"));
+        assert_eq!(told, !code_only, "{:?}", look.not_restored);
         driver.drive(Goal::Baseline).await;
         assert_eq!(shop.heroku.config("shop", "FLAG"), value, "code only: {code_only}");
     }
