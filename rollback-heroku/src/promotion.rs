@@ -172,7 +172,7 @@ impl Promotion {
                 }
                 // Every one of them: an empty list is not all of none.
                 let told = |id: &String| found.iter().any(|it| it.app.id == *id && it.release.is_some());
-                if ids.iter().all(|(id, _)| told(id)) && self.all_listed(client, to, &found).await {
+                if ids.iter().all(|(id, _)| told(id)) {
                     return Ok(());
                 }
             }
@@ -182,17 +182,6 @@ impl Promotion {
             }
             tokio::time::sleep(Duration::from_secs(2)).await;
         }
-    }
-
-    /// What is accepted and not listed yet would be asked for again.
-    async fn all_listed(&self, client: &Client, to: &[&Seen<'_>], found: &[PromotionTarget]) -> bool {
-        for seen in to {
-            let Ok(history) = seen.site.history(client).await else { return false };
-            if !found.iter().filter_map(|it| it.release.as_ref()).any(|release| history.has(&release.id)) {
-                return false;
-            }
-        }
-        true
     }
 }
 

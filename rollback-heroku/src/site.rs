@@ -335,17 +335,17 @@ impl Site {
         Until(Instant::now() + self.settle / 4)
     }
 
-    /// Releases the slug with today's config vars, and waits until the list shows it.
+    /// Releases the slug with today's config vars.
     pub(crate) async fn release_slug(&self, client: &Client, slug: &str, what: &str, attempt: &Attempt) -> Result<()> {
         let body = json!({ "slug": slug, "description": describe(what, &attempt.nonce) });
-        let made: Release = client.post(&self.path("/releases"), &body).await?;
-        self.until_seen(client, &made.id).await
+        let _: Release = client.post(&self.path("/releases"), &body).await?;
+        Ok(())
     }
 
     /// Heroku's rollback: takes nothing but the release, so it cannot carry a nonce.
     pub(crate) async fn restore(&self, client: &Client, release: &str) -> Result<()> {
-        let made: Release = client.post(&self.path("/releases"), &json!({ "release": release })).await?;
-        self.until_seen(client, &made.id).await
+        let _: Release = client.post(&self.path("/releases"), &json!({ "release": release })).await?;
+        Ok(())
     }
 
     pub(crate) async fn go_back(&self, client: &Client, way: Way, served: &Served, attempt: &Attempt) -> Result<()> {
@@ -355,19 +355,6 @@ impl Site {
             }
             _ => self.restore(client, &served.release).await,
         }
-    }
-
-    /// A release that is accepted and not yet listed would be asked for once more by the next look.
-    async fn until_seen(&self, client: &Client, id: &str) -> Result<()> {
-        for _ in 0..SEEN_TRIES {
-            match self.history(client).await {
-                Ok(history) if history.has(id) => return Ok(()),
-                // It was accepted all the same.
-                Ok(_) | Err(_) => tokio::time::sleep(SEEN_PAUSE).await,
-            }
-        }
-        let why = format!("release {id} of app {} was accepted and is not listed yet", self.name);
-        Err(Error::new(ErrorKind::Unavailable, why))
     }
 }
 
@@ -496,5 +483,3 @@ pub(crate) fn built_trail(builds: &[Build], rollout: &RolloutId) -> Trail {
 const PAGE: usize = 25;
 /// What Heroku gives a release phase (Dev Center, "Release Phase").
 const PHASE: Duration = Duration::from_secs(3600);
-const SEEN_TRIES: usize = 8;
-const SEEN_PAUSE: Duration = Duration::from_secs(1);
