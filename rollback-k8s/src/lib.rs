@@ -7,5 +7,6 @@ mod error;
 mod object;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod workload;
 
-pub use self::client::Client;
+pub use self::{client::Client, workload::Workload};
