@@ -1,0 +1,3 @@
+//! Tests of `rollback-aws`, all on the simulator: nothing here needs an account.
+
+mod frame;
