@@ -11,9 +11,12 @@
 //! | [`stage`] | the state folder, and the processes that are found again through it |
 //! | [`timeline`] | the report at the end |
 //! | [`http`] | HTTP over loopback |
+//! | `heroku` | what `heroku-release` and `heroku-promote` share (feature `heroku`) |
 
 pub mod admin;
 pub mod gates;
+#[cfg(feature = "heroku")]
+pub mod heroku;
 pub mod http;
 pub mod proxy;
 pub mod router;

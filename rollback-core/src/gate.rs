@@ -5,6 +5,7 @@ mod alertmanager;
 mod combine;
 #[cfg(feature = "compare")]
 mod compare;
+mod facts;
 #[cfg(feature = "http")]
 pub mod http;
 mod policy;
@@ -18,7 +19,7 @@ pub mod source;
 #[cfg(feature = "compare")]
 pub mod stats;
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -35,6 +36,7 @@ pub use self::http::Http;
 pub use self::prometheus::Prometheus;
 pub use self::{
     combine::{All, Any, AtLeast, DryRun, FromFn, all, any, at_least, dry_run, from_fn},
+    facts::Facts,
     policy::{Finding, NoData, Policy, Skip, Slot, Standing, Trip},
     signal::{Signal, SignalGate, signal},
 };
@@ -126,7 +128,7 @@ impl Window {
             Some(last) => (last.until, last.memory.clone()),
             None => (self.since, None),
         };
-        Verdict::Inconclusive(Evidence { until, summary: why.into(), facts: BTreeMap::new(), memory })
+        Verdict::Inconclusive(Evidence { until, summary: why.into(), facts: Facts::new(), memory })
     }
 }
 
@@ -176,8 +178,8 @@ pub struct Evidence {
     /// One sentence for people.
     pub summary: String,
     /// Counts, statistic, threshold, query, what would have tripped it.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub facts: BTreeMap<String, Value>,
+    #[serde(default, skip_serializing_if = "Facts::is_empty")]
+    pub facts: Facts,
     /// What the gate wants to have back in [`Window::last`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<Value>,
@@ -190,13 +192,13 @@ impl Evidence {
 
     /// Evidence on data that reaches this far.
     pub fn new(until: Timestamp, summary: impl Into<String>) -> Self {
-        Self { until, summary: summary.into(), facts: BTreeMap::new(), memory: None }
+        Self { until, summary: summary.into(), facts: Facts::new(), memory: None }
     }
 
     /// With a fact.
     #[must_use]
-    pub fn fact(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
-        self.facts.insert(name.into(), value.into());
+    pub fn fact(mut self, name: impl Into<Box<str>>, value: impl Into<Value>) -> Self {
+        self.facts.insert(name, value);
         self
     }
 
@@ -226,7 +228,7 @@ impl Evidence {
         }
         self.summary = Note::new(&self.summary).into();
         if self.len() > Self::MAX_LEN {
-            self.facts = BTreeMap::from([("cut".into(), "the facts were longer than 8 KiB".into())]);
+            self.facts = Facts::from_iter([("cut", "the facts were longer than 8 KiB".into())]);
         }
         match self.len() {
             ..=Self::MAX_LEN => Ok(self),
@@ -271,7 +273,7 @@ mod tests {
     fn facts_are_left_out_for_the_sake_of_the_memory() {
         let long = evidence().fact("query", "q".repeat(5000)).remember("m".repeat(5000).into()).bounded().unwrap();
         assert_eq!((long.summary.as_str(), long.facts.len()), ("2 of 100 requests failed", 1));
-        assert!(long.facts.contains_key("cut"));
+        assert!(long.facts.get("cut").is_some());
         assert_eq!(long.memory, Some("m".repeat(5000).into()));
         assert!(long.len() <= Evidence::MAX_LEN);
     }

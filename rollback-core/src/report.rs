@@ -345,7 +345,7 @@ fn evidence(slot: &Slot, caption: &str, stood: Option<Timestamp>) -> Block {
     if let Some(evidence) = &slot.evidence {
         row("in a sentence", evidence.summary.clone());
         row("data until", moment(evidence.until));
-        for (name, value) in &evidence.facts {
+        for (name, value) in evidence.facts.iter() {
             row(name, fact(value));
         }
     }

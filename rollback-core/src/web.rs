@@ -191,7 +191,7 @@ pub trait Sign: fmt::Debug + Send + Sync + 'static {
 
 /// A client with its credentials, the time a whole request may take, and the most bytes of an answer that are read.
 #[derive(Clone)]
-pub(crate) struct Client {
+pub struct Client {
     http: reqwest::Client,
     auth: Auth,
     timeout: Duration,
@@ -201,34 +201,46 @@ pub(crate) struct Client {
 
 impl Client {
     /// One of our own: 5 seconds, 1 MiB, no credentials.
-    pub(crate) fn new() -> Result<Self> {
+    ///
+    /// # Errors
+    /// `Invalid` when TLS cannot be set up.
+    pub fn new() -> Result<Self> {
         Self::build(builder())
     }
 
     /// One with settings of its own; begin with [`builder`].
-    pub(crate) fn build(builder: ClientBuilder) -> Result<Self> {
+    ///
+    /// # Errors
+    /// `Invalid` when it cannot be built.
+    pub fn build(builder: ClientBuilder) -> Result<Self> {
         let http = builder.build().map_err(|e| Error::invalid("an HTTP client cannot be built").because(e))?;
         Ok(Self { http, auth: Auth::none(), timeout: TIMEOUT, limit: LIMIT, hide_path: false })
     }
 
     /// The caller's client in place of ours.
-    pub(crate) fn http(mut self, http: reqwest::Client) -> Self {
+    #[must_use]
+    pub fn http(mut self, http: reqwest::Client) -> Self {
         self.http = http;
         self
     }
 
-    pub(crate) fn auth(mut self, auth: Auth) -> Self {
+    /// With these credentials.
+    #[must_use]
+    pub fn auth(mut self, auth: Auth) -> Self {
         self.auth = auth;
         self
     }
 
     /// For the whole request: name, connection, signature, answer and all its body.
-    pub(crate) const fn timeout(mut self, timeout: Duration) -> Self {
+    #[must_use]
+    pub const fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    pub(crate) const fn limit(mut self, bytes: usize) -> Self {
+    /// With so many bytes of an answer read, and no more.
+    #[must_use]
+    pub const fn limit(mut self, bytes: usize) -> Self {
         self.limit = bytes;
         self
     }
@@ -243,19 +255,23 @@ impl Client {
         self.timeout
     }
 
-    pub(crate) fn request(&self, method: Method, url: Url) -> RequestBuilder {
+    /// A request, to be completed and then [sent](Self::send).
+    pub fn request(&self, method: Method, url: Url) -> RequestBuilder {
         self.http.request(method, url)
     }
 
     /// An address as messages show it: without query, user and password.
-    pub(crate) fn shown(&self, url: &Url) -> String {
+    pub fn shown(&self, url: &Url) -> String {
         let path = if self.hide_path { "" } else { url.path() };
         format!("{}{path}", url.origin().ascii_serialization())
     }
 
     /// Sends it once, with the credentials, and reads at most the limit. May be dropped at any time; the server may have
     /// heard it all the same.
-    pub(crate) async fn send(&self, request: RequestBuilder) -> Result<Answer, Failure> {
+    ///
+    /// # Errors
+    /// Why there is no answer; a status that means failure is an answer.
+    pub async fn send(&self, request: RequestBuilder) -> Result<Answer, Failure> {
         let request = request.build().map_err(|e| {
             let shown = e.url().map_or_else(|| "the request".into(), |url| self.shown(url));
             Failure::new(Trouble::Request, format!("{shown} cannot be asked: {}", words(&e.without_url())))
@@ -340,7 +356,7 @@ impl fmt::Debug for Client {
 }
 
 /// A builder of clients as this library wants them.
-pub(crate) fn builder() -> ClientBuilder {
+pub fn builder() -> ClientBuilder {
     reqwest::Client::builder()
         .tls_backend_preconfigured(tls())
         .user_agent(concat!("rollback-core/", env!("CARGO_PKG_VERSION")))
@@ -373,7 +389,7 @@ fn tls() -> ClientConfig {
 ///
 /// # Errors
 /// `Invalid` when it is none, has another scheme than `http` and `https`, or holds a password.
-pub(crate) fn address(text: &str) -> Result<Url> {
+pub fn address(text: &str) -> Result<Url> {
     // The text may hold a password, so it is quoted only once it is known not to.
     let url = Url::parse(text).map_err(|e| Error::invalid(format!("an address is not a URL: {e}")))?;
     if !matches!(url.scheme(), "http" | "https") {
@@ -415,18 +431,21 @@ fn check_secret(what: &str, secret: &Secret) -> Result<()> {
 
 /// What a server said, up to the limit.
 #[derive(Clone)]
-pub(crate) struct Answer {
+pub struct Answer {
     /// The address that was asked, as messages show it.
-    pub(crate) shown: String,
-    pub(crate) status: StatusCode,
-    pub(crate) headers: HeaderMap,
-    pub(crate) body: Vec<u8>,
+    pub shown: String,
+    /// Its status.
+    pub status: StatusCode,
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// Its body, up to the limit.
+    pub body: Vec<u8>,
     /// Whether there was more body than the limit.
-    pub(crate) cut: bool,
+    pub cut: bool,
     /// Where the answer came from, when a redirect was followed.
-    pub(crate) redirected: Option<String>,
+    pub redirected: Option<String>,
     /// From the first step to the last byte.
-    pub(crate) took: Duration,
+    pub took: Duration,
     secrets: Vec<String>,
 }
 
@@ -435,7 +454,7 @@ impl Answer {
     ///
     /// # Errors
     /// `Internal`, saying what came instead.
-    pub(crate) fn json<T: DeserializeOwned>(&self) -> Result<T> {
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T> {
         if self.cut {
             return Err(Error::new(
                 ErrorKind::Internal,
@@ -450,7 +469,7 @@ impl Answer {
     }
 
     /// The beginning of the body for people: one line of at most 160 characters, without our credentials.
-    pub(crate) fn said(&self) -> String {
+    pub fn said(&self) -> String {
         // The end of a body that is cut may be half a secret, which would not be found.
         let longest = if self.cut { self.secrets.first().map_or(0, String::len) } else { 0 };
         let body = &self.body[..self.body.len().saturating_sub(longest)];
@@ -464,17 +483,17 @@ impl Answer {
     }
 
     /// Text from this answer without our credentials.
-    pub(crate) fn redact(&self, text: &str) -> String {
+    pub fn redact(&self, text: &str) -> String {
         self.secrets.iter().fold(text.to_owned(), |text, secret| text.replace(secret.as_str(), "[redacted]"))
     }
 
     /// A header as text, where it is text.
-    pub(crate) fn header(&self, name: &HeaderName) -> Option<&str> {
+    pub fn header(&self, name: &HeaderName) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
 
     /// This answer as an error: for a status that means failure.
-    pub(crate) fn error(&self) -> Error {
+    pub fn error(&self) -> Error {
         let kind = match self.status.as_u16() {
             401 | 403 | 407 => ErrorKind::Denied,
             404 | 410 => ErrorKind::NotFound,
@@ -499,15 +518,18 @@ impl fmt::Debug for Answer {
 
 /// Why there is no answer. Without credentials, and without the query of the address.
 #[derive(Clone, Debug)]
-pub(crate) struct Failure {
-    pub(crate) trouble: Trouble,
-    pub(crate) message: String,
+pub struct Failure {
+    /// Where it went wrong.
+    pub trouble: Trouble,
+    /// In a clause, for people.
+    pub message: String,
     kind: ErrorKind,
 }
 
 /// Where it went wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Trouble {
+#[non_exhaustive]
+pub enum Trouble {
     /// The name has no address.
     Dns,
     /// Nobody listens there.
@@ -530,7 +552,7 @@ pub(crate) enum Trouble {
 
 impl Trouble {
     /// In a word, for facts.
-    pub(crate) const fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             Self::Dns => "dns",
             Self::Refused => "refused",

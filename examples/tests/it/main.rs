@@ -2,5 +2,7 @@
 
 #[cfg(feature = "compare")]
 mod backtest;
+#[cfg(feature = "heroku")]
+mod heroku;
 mod proxy;
 mod quickstart;

@@ -267,6 +267,7 @@ impl Driver {
             self.confirm(now, wall);
         }
         self.save(now);
+        self.show();
         self.conclude();
         self.next_wake(now, wall)
     }

@@ -37,15 +37,16 @@ impl Handle {
         &self.id
     }
 
-    /// The rollout as last saved.
+    /// The rollout as last saved; watched time and evidence may be ahead of the record, by 15 seconds at most while the
+    /// store answers.
     pub fn status(&self) -> Arc<Rollout> {
         Arc::clone(&self.seen.borrow().rollout)
     }
 
-    /// Waits for the next save and returns the rollout; `None` when this process will not change it any more.
+    /// Waits until something has changed, and returns the rollout as [`Self::status`] does; `None` when this process will not change it any more.
     ///
     /// # Cancel safety
-    /// Drop it whenever you like: a save that was not returned is returned by the next call.
+    /// Drop it whenever you like: a change that was not returned is returned by the next call.
     pub async fn changed(&mut self) -> Option<Arc<Rollout>> {
         if self.seen.borrow_and_update().phase != Phase::Driven && !self.seen.has_changed().unwrap_or(false) {
             return None;

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use super::{Evidence, HealthGate, Standing, Verdict, Window};
+use super::{Evidence, Facts, HealthGate, Standing, Verdict, Window};
 use crate::{
     backend::Readiness,
     error::{Error, Result},
@@ -182,7 +182,7 @@ impl AtLeast {
         let keep = |last: &Evidence| Evidence {
             until: last.until,
             summary: last.summary.chars().take(80).collect(),
-            facts: BTreeMap::new(),
+            facts: Facts::new(),
             memory: last.memory.clone(),
         };
         let parts = self.gates.iter().zip(verdicts);

@@ -188,10 +188,10 @@ pub struct Slot {
     pub blind_since: Option<Timestamp>,
     /// Its final no. Stays until a named person resumes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tripped: Option<Trip>,
+    pub tripped: Option<Box<Trip>>,
     /// Who took it out of the guard, and why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub skipped: Option<Skip>,
+    pub skipped: Option<Box<Skip>>,
 }
 
 /// A gate's final no.
@@ -265,7 +265,7 @@ impl Slot {
                 self.unhealthy_since.get_or_insert(now);
                 if (self.recent & policy.counted()).count_ones() >= policy.unhealthy && self.tripped.is_none() {
                     let why = Note::new(&evidence.summary);
-                    self.tripped = Some(Trip { at: now, why: why.clone() });
+                    self.tripped = Some(Box::new(Trip { at: now, why: why.clone() }));
                     Finding::Trips(why)
                 } else {
                     Finding::Open
@@ -394,7 +394,7 @@ mod tests {
         let (mut slot, finding) = told(&policy, [H, U]);
         assert_eq!(finding, Finding::Trips("unhealthy".into()));
         let trip = slot.tripped.clone();
-        assert_eq!(trip, Some(Trip { at: at(1), why: "unhealthy".into() }));
+        assert_eq!(trip, Some(Box::new(Trip { at: at(1), why: "unhealthy".into() })));
         for (second, standing) in (2..).zip([H, H, U, I, H]) {
             assert_eq!(slot.heed(&policy, says(standing, at(second)), at(second)), Finding::Open, "it trips once");
             assert_eq!(slot.tripped, trip);

@@ -384,7 +384,8 @@ mod tests {
         rollout.weight = Some(Weight::try_from(25).unwrap());
         rollout.state = baking(180);
         let mut skipped = gate("pods", Some(Verdict::Unhealthy));
-        skipped.skipped = Some(Skip { by: Actor::try_from("ana").unwrap(), why: "known".into(), at: after(0) });
+        skipped.skipped =
+            Some(Box::new(Skip { by: Actor::try_from("ana").unwrap(), why: "known".into(), at: after(0) }));
         rollout.gates = vec![
             gate("errors", Some(Verdict::Healthy)),
             gate("latency", Some(Verdict::Unhealthy)),

@@ -1,12 +1,11 @@
 //! Events posted to a webhook, as signed JSON.
 
-use std::{collections::BTreeMap, fmt};
+use std::fmt;
 
 use async_trait::async_trait;
 use hmac::{Hmac, KeyInit, Mac};
 use jiff::Timestamp;
 use serde::Serialize;
-use serde_json::Value;
 use sha2::Sha256;
 
 use super::{
@@ -17,7 +16,7 @@ use crate::{
     brief::Brief,
     clock::{Clock, SystemClock},
     error::{Error, ErrorKind, Result},
-    gate::{Slot, Standing},
+    gate::{Facts, Slot, Standing},
     model::{Actor, GateName, Note, RevisionId, RolloutId, TargetId, Weight},
     rollout::{Kind, Times},
     web::{self, Auth, Client, Secret, reqwest},
@@ -247,7 +246,7 @@ struct ToldGate<'a> {
     until: Option<Timestamp>,
     /// Of a gate that tripped.
     #[serde(skip_serializing_if = "Option::is_none")]
-    facts: Option<&'a BTreeMap<String, Value>>,
+    facts: Option<&'a Facts>,
 }
 
 impl<'a> Told<'a> {

@@ -177,8 +177,8 @@ mod tests {
         let entries = log.into_iter().enumerate().map(|(index, what)| Entry { at: at(10 * index as i64), what });
         rollout.log = entries.collect();
         let mut slot = Slot::new(GateName::try_from("errors").unwrap());
-        slot.skipped =
-            skipped.map(|second| Skip { by: Actor::try_from("ana").unwrap(), why: "w".into(), at: at(second) });
+        slot.skipped = skipped
+            .map(|second| Box::new(Skip { by: Actor::try_from("ana").unwrap(), why: "w".into(), at: at(second) }));
         rollout.gates.push(slot);
         let course = Course::of(&rollout);
         let spans = &course.bands[0].spans;

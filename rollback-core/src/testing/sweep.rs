@@ -422,7 +422,8 @@ impl<'a> Sweep<'a> {
         judge(world.trace().check(&facts));
         judge(self.prints_nothing_sealed(&rollout, &world.trace()));
         if let Some(calm) = calm {
-            judge(same_rest(calm, &rollout, disturbance));
+            let asked = world.trace().is_asked();
+            judge(same_rest(calm, &rollout, disturbance, asked));
         }
         let ran = world.ran(rollout);
         world.over();
@@ -582,15 +583,18 @@ fn moment(rollout: &Rollout) -> Option<Moment> {
 }
 
 /// The same rest as undisturbed. After an error that cannot pass the baseline will do; so it will when the process died
-/// with its decision unsaved.
-fn same_rest(calm: &Ran, rollout: &Rollout, disturbance: Option<Disturbance>) -> Result<(), String> {
+/// with its decision unsaved. Who is to abort it goes by what is saved: while the store is away, the moment can pass unseen.
+fn same_rest(calm: &Ran, rollout: &Rollout, disturbance: Option<Disturbance>, asked: bool) -> Result<(), String> {
     let (wanted, got) = (rest(&calm.rollout.state), rest(&rollout.state));
     let baseline_will_do = disturbance.is_some_and(|it| match it.fault {
         Fault::Fail(kind) => kind == ErrorKind::Invalid,
         Fault::StoreAwayThenCrash { .. } => !matches!(calm.rollout.state, State::Promoted),
         _ => false,
     });
-    if wanted == got || (baseline_will_do && matches!(rollout.state, State::RolledBack { .. })) {
+    let away = disturbance.is_some_and(|it| matches!(it.fault, Fault::StoreAway(_) | Fault::StoreAwayThenCrash { .. }));
+    let was_to_be_aborted = matches!(calm.rollout.state, State::RolledBack { cause: Cause::Aborted { .. } });
+    let unseen = away && was_to_be_aborted && !asked && rollout.state == State::Promoted;
+    if wanted == got || unseen || (baseline_will_do && matches!(rollout.state, State::RolledBack { .. })) {
         return Ok(());
     }
     Err(format!("it comes to rest as {got}; undisturbed as {wanted}"))

@@ -80,8 +80,10 @@ async fn between_a_pushed_signal_and_the_shift_back_there_is_one_save() {
     assert_eq!(
         attempt.nonce,
         Nonce::new(handle.id(), before.next(), Goal::Baseline),
-        "the verdict, the state and the attempt are in the record of the next serial"
+        "of the first save after the push"
     );
+    let (_, after) = scene.store.load(handle.id()).await.unwrap();
+    assert_eq!(after, before.next().next(), "one save of verdict, state and attempt, then one of the end");
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,7 +1,6 @@
 //! E-mail to a real SMTP server: aiosmtpd, in a Python that `ROLLBACK_TEST_PYTHON` names, else that of `.ci/test`.
 
 use std::{
-    fs,
     io::{BufRead as _, BufReader, Read as _},
     net::TcpListener,
     path::{Path, PathBuf},
@@ -36,7 +35,7 @@ impl Smtp {
         })?;
         let folder = tempfile::tempdir().unwrap();
         let (certificate, key) = (folder.path().join("certificate.pem"), folder.path().join("key.pem"));
-        let authority = certify(&certificate, &key).inspect_err(|why| support::skip("smtp", why)).ok()?;
+        let authority = support::tls::certify(&certificate, &key).inspect_err(|why| support::skip("smtp", why)).ok()?;
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/support/smtp.py");
         let mut process = Command::new(python)
             .arg(script)
@@ -86,25 +85,6 @@ fn python() -> Option<PathBuf> {
         let can = Command::new(python).args(["-c", "import aiosmtpd.controller"]).stderr(Stdio::null()).status();
         can.is_ok_and(|status| status.success())
     })
-}
-
-/// A certificate for `localhost`, signed by itself; it as PEM.
-fn certify(certificate: &Path, key: &Path) -> Result<String, String> {
-    let made = Command::new("openssl")
-        .args(
-            "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost".split(' '),
-        )
-        .args("-addext subjectAltName=DNS:localhost -addext basicConstraints=critical,CA:FALSE".split(' '))
-        .arg("-keyout")
-        .arg(key)
-        .arg("-out")
-        .arg(certificate)
-        .stderr(Stdio::null())
-        .status();
-    match made {
-        Ok(status) if status.success() => Ok(fs::read_to_string(certificate).unwrap()),
-        status => Err(format!("openssl makes no certificate: {status:?}")),
-    }
 }
 
 #[test]

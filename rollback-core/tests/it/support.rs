@@ -14,6 +14,8 @@ pub(crate) mod raw;
 pub(crate) mod scene;
 #[cfg(all(feature = "sql", unix))]
 pub(crate) mod target;
+#[cfg(any(feature = "email", all(feature = "http", feature = "prometheus")))]
+pub(crate) mod tls;
 #[cfg(all(feature = "sql", unix))]
 pub(crate) mod trace;
 

@@ -100,7 +100,7 @@ impl Driver {
             Ask::PromoteNow => {
                 if self.try_feed(Event::PromoteNow, wall) {
                     // Whatever the gates say: they are watched while promoting, so each must be told.
-                    let skip = crate::gate::Skip { by, why: reason, at: wall };
+                    let skip = Box::new(crate::gate::Skip { by, why: reason, at: wall });
                     for slot in &mut self.change().gates {
                         slot.skipped.get_or_insert_with(|| skip.clone());
                     }
@@ -115,7 +115,7 @@ impl Driver {
                     return Err(Error::invalid(format!("there is no gate {name}; there are: {}", names.join(", "))));
                 };
                 let slot = &mut self.change().gates[index];
-                slot.skipped.get_or_insert(crate::gate::Skip { by, why: reason, at: wall });
+                slot.skipped.get_or_insert_with(|| Box::new(crate::gate::Skip { by, why: reason, at: wall }));
                 if let State::Holding { why: Hold::NoData { gate, .. }, .. } = &self.rollout.state
                     && *gate == name
                 {

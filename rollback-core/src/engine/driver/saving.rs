@@ -163,6 +163,15 @@ impl Driver {
         }
     }
 
+    /// Shows watched time and evidence ahead of the save that they wait for: nothing was decided that a crash could take
+    /// back. It also spares the memory of a second rollout, which most would need most of the time.
+    pub(super) fn show(&self) {
+        let decided = !self.untold.is_empty() || !self.answers.is_empty() || self.pending.is_some();
+        if self.edition > self.saved && !decided && !Arc::ptr_eq(&self.rollout, &self.live.saved()) {
+            self.live.publish(Status { rollout: Arc::clone(&self.rollout), phase: Phase::Driven });
+        }
+    }
+
     pub(super) fn limit(&self) -> Duration {
         (self.inner.pulse.lease() / 2).min(Duration::from_secs(10))
     }

@@ -58,6 +58,19 @@ impl<'c> Session<'c> {
         Ok(self.rows(sql, params).await?.into_iter().next())
     }
 
+    /// Runs a statement that returns nothing, and says how many rows it changed.
+    pub(super) async fn changed(&mut self, sql: &'static str, params: &[Param<'_>]) -> Result<u64> {
+        let changed = match &mut self.wire {
+            Wire::Sqlite(connection) => {
+                bound(sql, params).execute(&mut **connection).await.map(|done| done.rows_affected())
+            }
+            Wire::Postgres(connection) => {
+                bound(sql, params).execute(&mut **connection).await.map(|done| done.rows_affected())
+            }
+        };
+        changed.map_err(|e| self.place.sort(e))
+    }
+
     /// The one number that a statement without parameters returns.
     pub(super) async fn number(&mut self, sql: &'static str) -> Result<i64> {
         match self.row(sql, &[]).await? {

@@ -61,6 +61,7 @@ struct Seen {
     points: Vec<usize>,
     /// Side effects entered and looks made.
     all_points: usize,
+    looks_begun: usize,
     refused: usize,
     late: Option<(Option<usize>, usize, usize, Call)>,
     away_until: Option<Instant>,
@@ -128,6 +129,13 @@ impl World {
 
     pub(super) fn trace(&self) -> Trace {
         Trace(self.seen().trace.clone())
+    }
+
+    /// Looks of several calls may end in another order than they began.
+    fn look_begins(&self) -> usize {
+        let mut seen = self.seen();
+        seen.looks_begun += 1;
+        seen.looks_begun
     }
 
     pub(super) fn effects(&self) -> usize {
@@ -449,9 +457,11 @@ impl DeploymentBackend for Tapped<dyn DeploymentBackend> {
 
     async fn observe<'a>(&self, change: &Change, goal: Goal, last: Option<&'a Attempt>) -> Result<Observed> {
         self.link.pass().await?;
+        let begun = self.link.world.look_begins();
         let look = self.inner.observe(change, goal, last).await;
         self.link.lives().await?;
         self.link.tell(What::Looked {
+            begun,
             goal,
             progress: look.as_ref().map(|look| look.progress.clone()).map_err(Error::kind),
             weight: look.as_ref().ok().and_then(|look| look.weight),

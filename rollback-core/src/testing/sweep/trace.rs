@@ -41,7 +41,7 @@ pub(super) enum What {
     /// Somebody asked to go back.
     Asked,
     /// A look was made.
-    Looked { goal: Goal, progress: Result<Progress, ErrorKind>, weight: Option<Weight> },
+    Looked { begun: usize, goal: Goal, progress: Result<Progress, ErrorKind>, weight: Option<Weight> },
     /// A shift left the engine.
     Entered { number: usize, goal: Goal, attempt: Attempt },
     /// A shift reached the target.
@@ -98,6 +98,11 @@ const PROPERTIES: &[Property] = &[
 ];
 
 impl Trace {
+    /// Whether the person who is to abort it did.
+    pub(super) fn is_asked(&self) -> bool {
+        self.0.iter().any(|line| matches!(line.what, What::Asked))
+    }
+
     /// How many lines are printed, at most.
     const BEGINNING: usize = 80;
     const END: usize = 120;
@@ -187,11 +192,12 @@ fn ends_as_seen(trace: &Trace, name: &str, wanted: Goal, all: Weight, end: fn(&S
     else {
         return Ok(());
     };
-    let last = trace.0[..place].iter().rev().find_map(|line| match &line.what {
-        What::Looked { goal, progress, weight } => Some((goal, progress, weight)),
+    // An older look that ends later is not heeded.
+    let looks = trace.0[..place].iter().filter_map(|line| match &line.what {
+        What::Looked { begun, goal, progress, weight } => Some((begun, (goal, progress, weight))),
         _ => None,
     });
-    match last {
+    match looks.max_by_key(|(begun, _)| **begun).map(|(_, look)| look) {
         Some((goal, Ok(Progress::Reached), weight)) if *goal == wanted && weight.is_none_or(|weight| weight == all) => {
             Ok(())
         }
@@ -441,7 +447,14 @@ fn p18_the_record_says_why(trace: &Trace, facts: &Facts) -> Result<(), String> {
         State::RolledBack { cause: Cause::Aborted { by, .. } } => {
             tells(&|what| matches!(what, Told::Asked { request, .. } if request.by == *by))
         }
-        State::RolledBack { cause: Cause::Failed { .. } } => tells(&|what| matches!(what, Told::Troubled { .. })),
+        // A call that failed is a trouble of its own; what the platform said is the cause, word for word.
+        State::RolledBack { cause: Cause::Failed { why } } => {
+            let said = |line: &Line| match &line.what {
+                What::Looked { progress: Ok(Progress::Failed(said)), .. } => said == why,
+                _ => false,
+            };
+            tells(&|what| matches!(what, Told::Troubled { .. })) || trace.0.iter().any(said)
+        }
         State::Promoted => rollout.gates.iter().all(|slot| slot.evidence.is_some()),
         _ => true,
     };
@@ -470,7 +483,7 @@ impl fmt::Display for Trace {
                 What::Stopped => writeln!(f, "the process is stopped"),
                 What::Troubled { why } => writeln!(f, "its user sees: {why}"),
                 What::Asked => writeln!(f, "somebody aborts"),
-                What::Looked { goal, progress: Ok(progress), weight } => {
+                What::Looked { goal, progress: Ok(progress), weight, .. } => {
                     let weight = weight.map(|weight| format!(" at {weight}")).unwrap_or_default();
                     writeln!(f, "looks at {goal}: {progress:?}{weight}")
                 }

@@ -10,6 +10,7 @@ use std::{
 };
 
 use rollback_core::web::reqwest;
+use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 
 use super::raw::Raw;
 
@@ -144,11 +145,22 @@ pub(crate) async fn saying(body: &str) -> Raw {
 
 pub(crate) fn client() -> reqwest::Client {
     // Plain HTTP, yet the builder wants to know how TLS is spoken.
+    trusting(rustls::RootCertStore::empty())
+}
+
+/// One that trusts this certificate, as PEM, and no other.
+pub(crate) fn client_that_trusts(authority: &str) -> reqwest::Client {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(authority.as_bytes()).expect("PEM")).expect("a certificate");
+    trusting(roots)
+}
+
+fn trusting(roots: rustls::RootCertStore) -> reqwest::Client {
     let ring = Arc::new(rustls::crypto::ring::default_provider());
     let tls = rustls::ClientConfig::builder_with_provider(ring)
         .with_safe_default_protocol_versions()
         .expect("ring speaks TLS")
-        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_root_certificates(roots)
         .with_no_client_auth();
     reqwest::Client::builder().tls_backend_preconfigured(tls).no_proxy().build().expect("a client")
 }

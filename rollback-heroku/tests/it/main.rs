@@ -1,0 +1,11 @@
+//! What the crate promises, on a Platform API in memory that keeps to the public schema.
+
+mod app;
+mod bad_input;
+mod gates;
+mod promotion;
+mod real;
+mod schema;
+mod support;
+mod sweeps;
+mod webhook;

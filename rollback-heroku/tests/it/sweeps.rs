@@ -1,0 +1,167 @@
+//! Sweeps: the engine's over the backend, and ours over each request with an effect.
+
+use std::{sync::Arc, time::Duration};
+
+use rollback_core::{
+    engine::{Engine, NewRollout, Outcome, Target},
+    gate::Policy,
+    model::{RolloutId, Weight},
+    plan::Plan,
+    state::State,
+    store::Memory,
+    testing::{backend::Bench as _, gates::Scripted, sweep::Sweep},
+};
+use rollback_heroku::{
+    App,
+    testing::{Fault, Heroku},
+};
+
+use crate::support::{Shop, a_slug, a_source, an_image};
+
+/// There are thousands of runs, and each look costs.
+fn quick(app: App) -> App {
+    app.steady_for(Duration::from_secs(5)).settle(Duration::from_secs(20))
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_disturbance_is_got_over_with_slugs() {
+    let shop = Shop::new(a_slug).app(quick);
+    eprintln!("slugs, full: {}", Sweep::of(&shop).all().await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_disturbance_is_got_over_by_code_only() {
+    let shop = Shop::new(a_slug).app(|app| quick(app).code_only());
+    let sweep = Sweep::of(&shop);
+    let mut summary = sweep.crashes().await;
+    summary += sweep.late().await;
+    summary += sweep.repeats().await;
+    eprintln!("slugs, code only: {summary}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_disturbance_is_got_over_with_builds() {
+    let shop = Shop::new(a_source).app(quick);
+    let sweep = Sweep::of(&shop);
+    let mut summary = sweep.crashes().await;
+    summary += sweep.lost_answers().await;
+    summary += sweep.repeats().await;
+    summary += sweep.takeovers().await;
+    eprintln!("builds: {summary}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_disturbance_is_got_over_with_images() {
+    let shop = Shop::new(an_image).app(quick);
+    let sweep = Sweep::of(&shop);
+    let mut summary = sweep.lost_answers().await;
+    summary += sweep.repeats().await;
+    eprintln!("images: {summary}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_disturbance_is_got_over_while_looks_take_their_time() {
+    let shop = Shop::new(a_slug).app(quick);
+    let summary = Sweep::of(&shop).looks_take(Duration::from_millis(700)).late().await;
+    eprintln!("slow looks: {summary}");
+}
+
+/// One whole rollout by the engine on this shop.
+pub(crate) async fn roll_out(shop: &Shop, bad: bool) -> Outcome {
+    let engine = Engine::builder(Memory::new()).clock(shop.heroku.clock()).build().unwrap();
+    let gate = match bad {
+        true => Scripted::unhealthy_from("errors", Weight::ALL),
+        false => Scripted::healthy("errors"),
+    };
+    let target = Target::new("shop", shop.backend()).unwrap().gate(gate, Policy::default());
+    engine.register(target.look_every(Duration::from_secs(10), Duration::from_secs(30))).unwrap();
+    let plan = Plan::all_at_once(Duration::from_secs(120)).unwrap();
+    let new = NewRollout::new("shop", shop.candidate(), plan).unwrap();
+    let new = new.id(RolloutId::try_from("shop-1").unwrap()).by("ana").unwrap();
+    let outcome = engine.start(new).await.unwrap().finished().await;
+    engine.shutdown(Duration::from_secs(60)).await;
+    outcome
+}
+
+/// How many releases put the candidate in place, and how many brought the baseline back.
+fn releases(heroku: &Heroku) -> (usize, usize) {
+    let releases = heroku.releases("shop");
+    let back = releases
+        .iter()
+        .skip(1)
+        .filter(|(_, _, text, _)| text.starts_with("Rollback to") || text.contains("/baseline]"));
+    let back = back.count();
+    (releases.len() - 1 - back, back)
+}
+
+/// Each request with an effect goes wrong in each way; nothing is ever released twice, and the end is the same.
+async fn sweep_requests(shop: Shop, bad: bool) {
+    shop.reset().await;
+    let calm = roll_out(&shop, bad).await.rollout;
+    let effects = shop.heroku.effects();
+    let expected = if bad { (1, 1) } else { (1, 0) };
+    assert_eq!(releases(&shop.heroku), expected, "undisturbed: {:?}", shop.heroku.releases("shop"));
+    assert!(effects > 0);
+    let faults = [Fault::LoseAnswer, Fault::UnavailableAfter, Fault::UnavailableBefore, Fault::Throttle];
+    for at in 0..effects {
+        for fault in faults {
+            shop.reset().await;
+            shop.heroku.fault(at, fault);
+            let rollout = roll_out(&shop, bad).await.rollout;
+            let seen = shop.heroku.releases("shop");
+            assert_eq!(rollout.state.name(), calm.state.name(), "{fault:?} at {at}: {} {seen:?}", rollout);
+            assert_eq!(releases(&shop.heroku), expected, "{fault:?} at {at}: {seen:?}");
+        }
+    }
+    eprintln!("{} requests with an effect, each with {} faults", effects, faults.len());
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_lost_answer_makes_a_second_release() {
+    for make in [a_slug, a_source, an_image] {
+        sweep_requests(Shop::new(make), false).await;
+        sweep_requests(Shop::new(make), true).await;
+    }
+    sweep_requests(Shop::new(a_slug).app(|app| app.code_only()), true).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_release_is_made_twice_because_a_list_lags() {
+    for lag in [2, 6, 30] {
+        for (make, bad) in [(a_slug as crate::support::Make, true), (a_source, true), (an_image, false)] {
+            let shop = Shop::new(make);
+            shop.reset().await;
+            shop.heroku.lists_lag(Duration::from_secs(lag));
+            let rollout = roll_out(&shop, bad).await.rollout;
+            let expected = if bad { (1, 1) } else { (1, 0) };
+            assert_eq!(releases(&shop.heroku), expected, "lag {lag}: {rollout} {:?}", shop.heroku.releases("shop"));
+            assert!(matches!(rollout.state, State::Promoted | State::RolledBack { .. }), "lag {lag}: {rollout}");
+        }
+    }
+}
+
+/// A candidate whose tarball is of this machine is uploaded on the way.
+#[tokio::test(start_paused = true)]
+async fn a_tarball_is_uploaded_built_and_released_once_whatever_is_lost() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "tarball").unwrap();
+    let candidate = rollback_heroku::Candidate::tarball(file.path()).await.unwrap().version("v42").revision().unwrap();
+    for fault in [None, Some((0, Fault::LoseAnswer)), Some((1, Fault::LoseAnswer)), Some((1, Fault::UnavailableAfter))]
+    {
+        let shop = Shop::new(a_slug);
+        shop.reset().await;
+        if let Some((at, fault)) = fault {
+            shop.heroku.fault(at, fault);
+        }
+        let engine = Engine::builder(Memory::new()).clock(shop.heroku.clock()).build().unwrap();
+        engine.register(Target::new("shop", shop.backend()).unwrap()).unwrap();
+        let plan = Plan::all_at_once(Duration::from_secs(60)).unwrap();
+        let new = NewRollout::new("shop", candidate.clone(), plan).unwrap();
+        let outcome = engine.start(new).await.unwrap().finished().await;
+        assert_eq!(outcome.rollout.state, State::Promoted, "{fault:?}: {}", outcome.rollout);
+        assert_eq!(releases(&shop.heroku), (1, 0), "{fault:?}");
+        assert!(shop.heroku.releases("shop")[1].2.contains("v42"));
+        let backend: Arc<dyn rollback_core::backend::DeploymentBackend> = shop.connect().await;
+        assert_eq!(backend.baseline().await.unwrap().id, candidate.id, "a source that serves is known as one");
+    }
+}
