@@ -23,7 +23,10 @@ use rollback_heroku::{
     testing::{Fault, Heroku, Run, Slug},
 };
 
-use crate::support::{SETTLE, VALUE};
+use crate::{
+    support::{SETTLE, VALUE},
+    sweeps::scenarios,
+};
 
 /// `staging` runs something new at v2; the targets do not.
 struct Pipeline {
@@ -147,9 +150,11 @@ async fn a_promotion_keeps_every_promise() {
 
 #[tokio::test(start_paused = true)]
 async fn every_disturbance_of_a_promotion_is_got_over() {
-    eprintln!("one target: {}", Sweep::of(&Pipeline::new(&["shop-eu"])).all().await);
+    let one = Pipeline::new(&["shop-eu"]);
+    let sweep = Sweep::of(&one).scenarios(scenarios(&one).await);
+    eprintln!("one target: {}", sweep.all().await);
     let two = Pipeline::new(&["shop-eu", "shop-us"]);
-    let sweep = Sweep::of(&two);
+    let sweep = Sweep::of(&two).scenarios(scenarios(&two).await);
     let mut summary = sweep.crashes().await;
     summary += sweep.lost_answers().await;
     summary += sweep.repeats().await;
