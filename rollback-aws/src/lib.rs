@@ -5,5 +5,7 @@
 pub mod account;
 #[cfg(feature = "account")]
 pub mod error;
+#[cfg(feature = "account")]
+pub mod iam;
 #[cfg(feature = "testing")]
 pub mod testing;
