@@ -7,5 +7,7 @@ pub mod account;
 pub mod error;
 #[cfg(feature = "account")]
 pub mod iam;
+#[cfg(feature = "lambda")]
+pub mod lambda;
 #[cfg(feature = "testing")]
 pub mod testing;

@@ -58,7 +58,11 @@ async fn weights_are_refused_in_awss_words() {
     let two = update(&lambda).routing_config(routing([("2", 0.1), ("3", 0.1)])).send().await;
     assert_eq!(
         refusal(two),
-        no(400, "InvalidParameterValueException", "Number of items in AdditionalVersionWeights cannot be greater than 1")
+        no(
+            400,
+            "InvalidParameterValueException",
+            "Number of items in AdditionalVersionWeights cannot be greater than 1"
+        )
     );
     // The end of this text is from LocalStack's provider.py, which was written from the recording.
     for (weight, value) in [(2.0, "{2=2.0}"), (-1.0, "{2=-1.0}")] {
@@ -178,7 +182,8 @@ async fn a_version_that_an_alias_uses_is_not_deleted() {
 async fn a_function_is_created_updated_and_published_step_by_step() {
     let aws = Simulator::new();
     let lambda = aws.account().lambda();
-    let read = || async { lambda.get_function_configuration().function_name("cart").send().await.expect("it is there") };
+    let read =
+        || async { lambda.get_function_configuration().function_name("cart").send().await.expect("it is there") };
     let code = FunctionCode::builder().zip_file(Blob::new("one")).build();
     let made = lambda.create_function().function_name("cart").role("arn:aws:iam::123456789012:role/lambda").code(code);
     let made = made.runtime("provided.al2023".into()).handler("bootstrap").send().await.expect("a good request");

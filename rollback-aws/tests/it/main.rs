@@ -1,4 +1,6 @@
 //! Tests of `rollback-aws`, all on the simulator: nothing here needs an account.
 
 mod frame;
+mod lambda_alias;
 mod lambda_room;
+mod support;
