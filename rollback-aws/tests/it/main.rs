@@ -2,5 +2,6 @@
 
 mod frame;
 mod lambda_alias;
+mod lambda_publish;
 mod lambda_room;
 mod support;

@@ -37,6 +37,12 @@ impl Shop {
         Self { aws, pristine }
     }
 
+    /// The same, with what was done to it since as what it is put back to.
+    pub(crate) fn keep(self) -> Self {
+        let pristine = self.aws.lambda().snapshot();
+        Self { pristine, ..self }
+    }
+
     pub(crate) fn alias(&self) -> Alias {
         Alias::new(&self.aws.account(), "checkout:live").expect("a good name")
     }

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::{
     Functions, Traffic,
-    model::{Alias, Function, Version, revision},
+    model::{Alias, Function, Provisioned, Version, revision},
 };
 use crate::testing::{ACCOUNT, Simulator, World};
 
@@ -152,6 +152,23 @@ impl Hands<'_> {
             let other = alias.weights.iter().next().map(|(version, share)| (version.clone(), *share));
             Some(Pointed { version: alias.version.clone(), other, description: alias.description.clone() })
         })
+    }
+
+    /// Provisions so much concurrency for an alias or a version, and it is ready.
+    ///
+    /// # Panics
+    /// When the function is not there.
+    pub fn provision(&self, function: &str, qualifier: &str, executions: u64) {
+        self.with(|world, now| {
+            let functions = world.lambda.change(now);
+            let provisioned = &mut functions.get_mut(function).expect("the function is there").provisioned;
+            provisioned.insert(qualifier.into(), Provisioned { wanted: executions, ready_at: now, modified: now });
+        });
+    }
+
+    /// From now on every `RevisionId` is taken, as an emulator that checks nothing does.
+    pub fn check_no_revision_ids(&self) {
+        self.with(|world, _| world.lambda.checks_revisions = false);
     }
 
     /// Deletes a version, whoever uses it, as no API does: for what could be.
