@@ -1,5 +1,6 @@
 //! Tests of `rollback-aws`, all on the simulator: nothing here needs an account.
 
+mod boto3;
 mod frame;
 mod lambda_alias;
 mod lambda_publish;
