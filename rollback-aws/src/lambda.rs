@@ -21,6 +21,7 @@ mod name;
 mod preflight;
 mod publish;
 mod shape;
+mod smoke;
 
 use std::{collections::HashMap, fmt, time::Duration};
 
@@ -37,10 +38,13 @@ use rollback_core::{
     plan::Plan,
 };
 
-pub use self::publish::Code;
 use self::{
     name::Name,
     shape::{Pointed, Provisioned},
+};
+pub use self::{
+    publish::Code,
+    smoke::{INVOKE, Smoke},
 };
 use crate::{
     account::Account,
