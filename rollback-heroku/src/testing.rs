@@ -281,6 +281,13 @@ impl Heroku {
         self.world().app_mut(app).stage = Some(stage.into());
     }
 
+    /// Couples the app with another pipeline than [`couple`](Self::couple) does.
+    pub fn couple_elsewhere(&self, app: &str, stage: &str) {
+        let mut world = self.world();
+        let app = world.app_mut(app);
+        (app.stage, app.elsewhere) = (Some(stage.into()), true);
+    }
+
     /// Promotions to this app fail with this message, and make no release.
     pub fn refuse_promotions(&self, app: &str, message: &str) {
         self.world().app_mut(app).refuses_promotions = Some(message.into());
@@ -362,6 +369,11 @@ impl Heroku {
     /// The releases of an app, oldest first: version, status, description, slug.
     pub fn releases(&self, app: &str) -> Vec<(u64, String, String, Option<String>)> {
         self.world().releases(app)
+    }
+
+    /// The id of a release.
+    pub fn release_id(&self, app: &str, version: u64) -> String {
+        self.world().release_mut(app, version).id.clone()
     }
 
     /// The version that answers users now, old dynos of a preboot included.

@@ -369,13 +369,38 @@ async fn what_is_wrong_with_a_pipeline_is_told_before_anything_changes() {
     let pipeline = Pipeline::new(&["shop-eu"]);
     pipeline.seed(&pipeline.heroku);
     pipeline.heroku.app("alone", Slug::good());
-    let promotion =
-        Promotion::new(&pipeline.heroku.client(), "staging", [App::new(&pipeline.heroku.client(), "alone").unwrap()]);
-    let promotion = promotion.unwrap().clock(pipeline.heroku.clock());
-    let target = TargetId::try_from("shop").unwrap();
-    let (baseline, candidate) = (promotion.baseline().await.unwrap(), promotion.candidate().await.unwrap());
-    let change = Change { rollout: RolloutId::fresh(&target), target, baseline, candidate };
-    let ready = promotion.preflight(&change, &Plan::all_at_once(Duration::ZERO).unwrap()).await.unwrap();
-    assert!(ready.refused.iter().any(|note| note.as_str() == "app alone is in no pipeline"), "{ready:?}");
+    pipeline.heroku.app("stranger", Slug::good());
+    pipeline.heroku.couple_elsewhere("stranger", "production");
+    let client = pipeline.heroku.client();
+    let refused = async |to: &str, edit: &dyn Fn(Revision) -> Revision| {
+        let promotion = Promotion::new(&client, "staging", [App::new(&client, to).unwrap()]).unwrap();
+        let promotion = promotion.clock(pipeline.heroku.clock());
+        let target = TargetId::try_from("shop").unwrap();
+        let (baseline, candidate) = (promotion.baseline().await.unwrap(), promotion.candidate().await.unwrap());
+        let change = Change { rollout: RolloutId::fresh(&target), target, baseline, candidate: edit(candidate) };
+        let ready = promotion.preflight(&change, &Plan::all_at_once(Duration::ZERO).unwrap()).await.unwrap();
+        let refused: Vec<String> = ready.refused.iter().map(ToString::to_string).collect();
+        refused.join("; ")
+    };
+    let as_it_is = |candidate| candidate;
+    assert_eq!(refused("shop-eu", &as_it_is).await, "");
+    assert_eq!(refused("alone", &as_it_is).await, "app alone is in no pipeline");
+    assert_eq!(refused("stranger", &as_it_is).await, "apps staging and stranger are in different pipelines");
+    assert_eq!(
+        refused("shop-eu", &|_| pipeline.missing()).await,
+        "v99 of app staging is not among its newest releases"
+    );
+
+    // A release that is pending may still fail.
+    let slow = pipeline.heroku.slug("staging", Slug::good().release_phase(Duration::from_secs(60)));
+    pipeline.heroku.somebody_releases("staging", &slow);
+    let pending = pipeline.heroku.release_id("staging", 3);
+    let edit = |candidate: Revision| {
+        let mut spec: serde_json::Value = candidate.spec.open().unwrap();
+        spec["release"] = pending.as_str().into();
+        spec["version"] = 3.into();
+        Revision::new(candidate.id.as_str()).unwrap().with_spec(&spec).unwrap()
+    };
+    assert_eq!(refused("shop-eu", &edit).await, "v3 of app staging has not succeeded");
     assert_eq!(pipeline.heroku.effects(), 0);
 }
