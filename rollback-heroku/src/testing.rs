@@ -211,6 +211,18 @@ impl Heroku {
         self.world().scale(app, process_type, quantity);
     }
 
+    /// The last dyno of the app is missing from now on.
+    pub fn lose_dyno(&self, app: &str) {
+        self.world().app_mut(app).dynos.pop();
+    }
+
+    /// The last dyno of the app runs another release than the current one, as one that was not restarted.
+    pub fn leave_dyno_at(&self, app: &str, version: u64) {
+        if let Some(dyno) = self.world().app_mut(app).dynos.last_mut() {
+            dyno.version = version;
+        }
+    }
+
     /// Switches preboot on or off.
     pub fn preboot(&self, app: &str, on: bool) {
         self.world().app_mut(app).preboot = on;
