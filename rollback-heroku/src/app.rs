@@ -21,7 +21,7 @@ use crate::{
     api::{Build, Release, Status},
     candidate::{From, Served, Spec, load, source_id},
     history::{History, Lineage, Stand, Trail, Way, describe},
-    site::{Sight, Site, Until, build_nonce, built_trail, ours, version_in, version_of},
+    site::{Found, Sight, Site, Until, build_nonce, built_trail, ours, version_in, version_of},
     upload::Uploads,
 };
 
@@ -165,8 +165,8 @@ impl App {
         let trail = match &candidate {
             Spec::Source { .. } => built_trail(&builds, &change.rollout),
             Spec::Image { .. } => Trail::Code { code: change.candidate.id.to_string(), or_words: None },
-            Spec::Served(Served { slug: None, version, .. }) => Trail::Restored(*version),
-            Spec::Slug { .. } | Spec::Served(_) => Trail::Tagged,
+            Spec::Served(served) => served.trail(),
+            Spec::Slug { .. } => Trail::Tagged,
             Spec::Promoted(_) | Spec::ServedByAll { .. } => return Err(not_ours(&change.candidate)),
         };
         let uploading = matches!(
@@ -180,10 +180,8 @@ impl App {
         let site = &self.site;
         until.check()?;
         match candidate {
-            Spec::Slug { slug } | Spec::Served(Served { slug: Some(slug), .. }) => {
-                site.release_slug(client, slug, "Deploy", attempt).await
-            }
-            Spec::Served(served) => site.restore(client, &served.release).await,
+            Spec::Slug { slug } => site.release_slug(client, slug, "Deploy", attempt).await,
+            Spec::Served(served) => site.put(client, served, attempt).await,
             Spec::Source { from, sha256, version } => {
                 let url = match from {
                     From::Url(url) => url.clone(),
@@ -219,17 +217,15 @@ impl App {
         let app = self.site.app().await?;
         Ok(match Spec::of(candidate)? {
             Spec::Slug { slug } => match self.site.slug(&slug).await? {
-                Ok(found) if found.process_types.contains_key("release") => {
+                Found::There(found) if found.process_types.contains_key("release") => {
                     ready.proved(format!("slug {slug} is there, and has a release phase, which runs before it serves"))
                 }
-                Ok(_) => ready.proved(format!("slug {slug} is there")),
-                Err(why) => ready.refused(format!("slug {slug} {why}; give a slug of this app that still exists")),
+                Found::There(_) => ready.proved(format!("slug {slug} is there")),
+                Found::Deleted(why) | Found::Nowhere(why) => {
+                    ready.refused(format!("slug {slug} {why}; give a slug of this app that still exists"))
+                }
             },
-            Spec::Served(Served { slug: Some(slug), version, .. }) => match self.site.slug(&slug).await? {
-                Ok(_) => ready.proved(format!("the slug of v{version} is there")),
-                Err(why) => ready.refused(format!("the slug of v{version} {why}")),
-            },
-            Spec::Served(served) => self.site.prove_config(&served.release, served.version).await?,
+            Spec::Served(served) => self.site.prove_served(&served).await?,
             Spec::Source { from: From::Url(url), .. } => match self.site.client.is_there(&url).await {
                 Ok(()) => ready
                     .proved("the source can be read from here")

@@ -9,6 +9,8 @@ use rollback_core::{Error, ErrorKind, Result, model::Revision};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use crate::history::Trail;
+
 /// A candidate for an [`App`](crate::App): a slug, a tarball that Heroku builds, or container images. Becomes a
 /// [`Revision`] by [`revision`](Self::revision).
 ///
@@ -172,6 +174,14 @@ impl Served {
     pub(crate) fn proof(&self) -> Option<String> {
         let slug = self.slug.as_ref().map(|slug| format!("slug:{slug}"));
         slug.or_else(|| self.code.starts_with("oci:").then(|| self.code.clone()))
+    }
+
+    /// How the release is known that puts it there as a candidate.
+    pub(crate) const fn trail(&self) -> Trail {
+        match self.slug {
+            Some(_) => Trail::Tagged,
+            None => Trail::Restored(self.version),
+        }
     }
 }
 

@@ -23,9 +23,7 @@ impl App {
         let by_tag = tag(current.description())
             .and_then(tagged)
             .is_some_and(|(rollout, goal)| rollout == window.rollout.as_str() && goal != "baseline");
-        let by_code =
-            || history.code(current) == window.candidate.as_str() && !current.description().starts_with("Rollback");
-        let mut is_candidate = by_tag || by_code();
+        let mut is_candidate = by_tag || history.code(current) == window.candidate.as_str();
         if !is_candidate && window.candidate.as_str().starts_with("source:") {
             let builds = self.site.builds(client).await?;
             is_candidate = ours(&builds, &window.rollout)

@@ -32,6 +32,9 @@ use crate::{
 /// Promote to a small production app first and to the rest in a second rollout, and you have the canary that Heroku's router
 /// cannot give.
 ///
+/// [`Engine::roll_back`](rollback_core::engine::Engine::roll_back) takes a finished promotion back: each target gets what it
+/// ran before, one after the other.
+///
 /// A promotion takes no description. A release on a target is known as this rollout's by its slug, which promotions copy, or
 /// by Heroku's words "Promote shop-staging v42". Whoever promotes the same release by hand at the same time cannot be told
 /// apart, and wants the same.
@@ -56,6 +59,15 @@ struct Seen<'a> {
     site: &'a Site,
     served: &'a Served,
     history: History,
+    trail: Trail,
+}
+
+/// What a candidate is.
+enum Wanted {
+    /// A release of the source.
+    Promoted(Promoted),
+    /// What an earlier rollout found on each target, which a person wants back.
+    Before(BTreeMap<String, Served>),
 }
 
 impl Promotion {
@@ -133,7 +145,12 @@ impl Promotion {
         if goal.is_forward() { self.client.clone() } else { self.client.urgent() }
     }
 
-    async fn see<'a>(&'a self, client: &Client, served: &'a BTreeMap<String, Served>) -> Result<Vec<Seen<'a>>> {
+    async fn see<'a>(
+        &'a self,
+        client: &Client,
+        served: &'a BTreeMap<String, Served>,
+        wanted: &Wanted,
+    ) -> Result<Vec<Seen<'a>>> {
         let mut seen = Vec::with_capacity(self.targets.len());
         for site in &self.targets {
             let Some(served) = served.get(&site.name) else {
@@ -141,9 +158,53 @@ impl Promotion {
             };
             let history =
                 site.history(client).await.map_err(|e| e.during(format_args!("looking at app {}", site.name)))?;
-            seen.push(Seen { site, served, history });
+            seen.push(Seen { site, served, history, trail: wanted.trail(&site.name)? });
         }
         Ok(seen)
+    }
+
+    /// Whether the release is there, and the pipeline goes from it to each target.
+    async fn prove_promotion(&self, promoted: &Promoted) -> Result<Readiness> {
+        let mut ready = Readiness::default();
+        let history = self.source.history(&self.client).await?;
+        ready = match history.find(promoted.version) {
+            Some(it) if it.id == promoted.release && it.status == Status::Succeeded => {
+                ready.proved(format!("v{} of app {} is there, and succeeded", promoted.version, promoted.name))
+            }
+            Some(it) if it.id == promoted.release => {
+                ready.refused(format!("v{} of app {} has not succeeded", promoted.version, promoted.name))
+            }
+            _ => ready
+                .refused(format!("v{} of app {} is not among its newest releases", promoted.version, promoted.name)),
+        };
+        let coupling = |site: &Site| {
+            let path = site.path("/pipeline-couplings");
+            async move {
+                match self.client.get::<Coupling>(&path).await {
+                    Ok(coupling) => Ok(Some(coupling)),
+                    Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+                    Err(e) => Err(e),
+                }
+            }
+        };
+        let from = coupling(&self.source).await?;
+        if from.is_none() {
+            ready = ready.refused(format!("app {} is in no pipeline", self.source.name));
+        }
+        for site in &self.targets {
+            ready = match (&from, coupling(site).await?) {
+                (Some(from), Some(to)) if from.pipeline.id != to.pipeline.id => {
+                    ready.refused(format!("apps {} and {} are in different pipelines", self.source.name, site.name))
+                }
+                (Some(from), Some(to)) => ready.proved(format!(
+                    "a promotion from {} ({}) to {} ({})",
+                    self.source.name, from.stage, site.name, to.stage
+                )),
+                (_, None) => ready.refused(format!("app {} is in no pipeline", site.name)),
+                (None, _) => ready,
+            };
+        }
+        Ok(ready)
     }
 
     /// Asks for the promotion, and follows it until each target has a release or is refused one: a target that never gets
@@ -193,14 +254,43 @@ fn refused(found: &[PromotionTarget], ids: &[(String, &Site)]) -> Option<Error> 
     Some(Error::invalid(format!("the promotion to app {name} failed: {said}")))
 }
 
-fn trail(promoted: &Promoted) -> Trail {
-    let words = format!("Promote {} v{}", promoted.name, promoted.version);
-    Trail::Code { code: promoted.code.clone(), or_words: Some(words) }
+impl Wanted {
+    fn of(change: &Change) -> Result<Self> {
+        match Spec::of(&change.candidate)? {
+            Spec::Promoted(promoted) => Ok(Self::Promoted(promoted)),
+            Spec::ServedByAll { apps } => Ok(Self::Before(apps)),
+            _ => Err(not_ours(&change.candidate)),
+        }
+    }
+
+    fn trail(&self, app: &str) -> Result<Trail> {
+        Ok(match self {
+            Self::Promoted(it) => {
+                let words = format!("Promote {} v{}", it.name, it.version);
+                Trail::Code { code: it.code.clone(), or_words: Some(words) }
+            }
+            Self::Before(apps) => before(apps, app)?.trail(),
+        })
+    }
+
+    fn told(&self, app: &str) -> Note {
+        Note::new(match self {
+            Self::Promoted(it) => format!("promote {} v{}", it.name, it.version),
+            Self::Before(apps) => match apps.get(app) {
+                Some(served) => format!("release what v{} ran", served.version),
+                None => "release what ran before".into(),
+            },
+        })
+    }
+}
+
+fn before<'a>(apps: &'a BTreeMap<String, Served>, app: &str) -> Result<&'a Served> {
+    apps.get(app).ok_or_else(|| Error::invalid(format!("what is to be brought back does not know app {app}")))
 }
 
 impl Seen<'_> {
-    fn lineage<'a>(&'a self, change: &'a Change, trail: &'a Trail) -> Lineage<'a> {
-        Lineage { history: &self.history, rollout: &change.rollout, baseline: self.served, trail }
+    fn lineage<'a>(&'a self, change: &'a Change) -> Lineage<'a> {
+        Lineage { history: &self.history, rollout: &change.rollout, baseline: self.served, trail: &self.trail }
     }
 
     fn name(&self) -> &str {
@@ -212,13 +302,6 @@ fn served(change: &Change) -> Result<BTreeMap<String, Served>> {
     match Spec::of(&change.baseline)? {
         Spec::ServedByAll { apps } => Ok(apps),
         _ => Err(not_ours(&change.baseline)),
-    }
-}
-
-fn promoted(change: &Change) -> Result<Promoted> {
-    match Spec::of(&change.candidate)? {
-        Spec::Promoted(promoted) => Ok(promoted),
-        _ => Err(not_ours(&change.candidate)),
     }
 }
 
@@ -246,46 +329,19 @@ impl DeploymentBackend for Promotion {
     }
 
     async fn preflight(&self, change: &Change, plan: &Plan) -> Result<Readiness> {
-        let (served, promoted) = (served(change)?, promoted(change)?);
-        let mut ready = Readiness::default();
-        let history = self.source.history(&self.client).await?;
-        ready = match history.find(promoted.version) {
-            Some(it) if it.id == promoted.release && it.status == Status::Succeeded => {
-                ready.proved(format!("v{} of app {} is there, and succeeded", promoted.version, promoted.name))
-            }
-            Some(it) if it.id == promoted.release => {
-                ready.refused(format!("v{} of app {} has not succeeded", promoted.version, promoted.name))
-            }
-            _ => ready
-                .refused(format!("v{} of app {} is not among its newest releases", promoted.version, promoted.name)),
-        };
-        let coupling = |site: &Site| {
-            let path = site.path("/pipeline-couplings");
-            async move {
-                match self.client.get::<Coupling>(&path).await {
-                    Ok(coupling) => Ok(Some(coupling)),
-                    Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
-                    Err(e) => Err(e),
+        let served = served(change)?;
+        let mut ready = match Wanted::of(change)? {
+            Wanted::Promoted(promoted) => self.prove_promotion(&promoted).await?,
+            Wanted::Before(apps) => {
+                let mut ready = Readiness::default();
+                for site in &self.targets {
+                    ready = ready.and(named(&site.name, site.prove_served(before(&apps, &site.name)?).await?));
                 }
+                ready
             }
         };
-        let from = coupling(&self.source).await?;
-        if from.is_none() {
-            ready = ready.refused(format!("app {} is in no pipeline", self.source.name));
-        }
         for site in &self.targets {
             let Some(served) = served.get(&site.name) else { return Err(not_ours(&change.baseline)) };
-            ready = match (&from, coupling(site).await?) {
-                (Some(from), Some(to)) if from.pipeline.id != to.pipeline.id => {
-                    ready.refused(format!("apps {} and {} are in different pipelines", self.source.name, site.name))
-                }
-                (Some(from), Some(to)) => ready.proved(format!(
-                    "a promotion from {} ({}) to {} ({})",
-                    self.source.name, from.stage, site.name, to.stage
-                )),
-                (_, None) => ready.refused(format!("app {} is in no pipeline", site.name)),
-                (None, _) => ready,
-            };
             let back =
                 site.prove_way_back(served, plan).await.map_err(|e| e.during(format_args!("app {}", site.name)))?;
             ready = ready.and(named(&site.name, back));
@@ -295,19 +351,16 @@ impl DeploymentBackend for Promotion {
 
     async fn observe<'a>(&self, change: &Change, goal: Goal, last: Option<&'a Attempt>) -> Result<Observed> {
         let client = self.client(goal);
-        let (served, promoted) = (served(change)?, promoted(change)?);
-        let trail = trail(&promoted);
-        let seen = self.see(&client, &served).await?;
+        let (served, wanted) = (served(change)?, Wanted::of(change)?);
+        let seen = self.see(&client, &served, &wanted).await?;
         let mut looks = Vec::with_capacity(seen.len());
         let mut left = Vec::new();
         for it in &seen {
-            let lineage = it.lineage(change, &trail);
+            let lineage = it.lineage(change);
             let name = Some(it.name());
             looks.push(if goal.is_forward() {
                 let sight = Sight::of(it.site, &client, lineage.forward(), it.served).await?;
-                sight.observed(&lineage, true, name, |()| {
-                    Note::new(format!("promote {} v{}", promoted.name, promoted.version))
-                })
+                sight.observed(&lineage, true, name, |()| wanted.told(it.name()))
             } else {
                 let sight = Sight::of(it.site, &client, lineage.back(it.site.way, it.site.other), it.served).await?;
                 let mut notes = not_restored(it.site, it.served, &it.history);
@@ -319,11 +372,11 @@ impl DeploymentBackend for Promotion {
             });
         }
         let landed = last.is_some_and(|attempt| {
-            let mut landed = seen
-                .iter()
-                .map(|it| it.lineage(change, &trail).landed(attempt, version_in(&attempt.version, Some(it.name()))));
-            // A promotion is for all of them; on the way back each attempt is for one.
-            if attempt.goal.is_forward() { landed.all(|landed| landed) } else { landed.any(|landed| landed) }
+            let mut landed =
+                seen.iter().map(|it| it.lineage(change).landed(attempt, version_in(&attempt.version, Some(it.name()))));
+            // A promotion is for all of them; every other attempt is for one.
+            let for_all = attempt.goal.is_forward() && matches!(wanted, Wanted::Promoted(_));
+            if for_all { landed.all(|landed| landed) } else { landed.any(|landed| landed) }
         });
         let mut look = Observed::new(together(goal.is_forward(), &seen, &looks), version(&seen));
         look.weight = mean(&looks);
@@ -345,9 +398,8 @@ impl DeploymentBackend for Promotion {
         }
         let client = self.client(goal);
         let until = self.targets.iter().map(Site::asks_until).max().expect("there is a target");
-        let (served, promoted) = (served(change)?, promoted(change)?);
-        let trail = trail(&promoted);
-        let seen = self.see(&client, &served).await?;
+        let (served, wanted) = (served(change)?, Wanted::of(change)?);
+        let seen = self.see(&client, &served, &wanted).await?;
         let now = version(&seen);
         if now != attempt.version {
             let why = format!("the targets are at {now}, and were at {}", attempt.version);
@@ -359,7 +411,7 @@ impl DeploymentBackend for Promotion {
         if goal.is_forward() {
             let mut to = Vec::new();
             for it in &seen {
-                match it.lineage(change, &trail).forward() {
+                match it.lineage(change).forward() {
                     Stand::Due(()) => to.push(it),
                     Stand::Serves(_) => {}
                     // Those without it may still get it while others are on their way.
@@ -369,14 +421,17 @@ impl DeploymentBackend for Promotion {
                     }
                 }
             }
-            return match to.as_slice() {
-                [] => Ok(()),
-                to => self.promote(&client, &promoted, to, until).await,
+            return match (to.as_slice(), &wanted) {
+                ([], _) => Ok(()),
+                (to, Wanted::Promoted(promoted)) => self.promote(&client, promoted, to, until).await,
+                ([first, ..], Wanted::Before(apps)) => {
+                    until.check()?;
+                    first.site.put(&client, before(apps, first.name())?, attempt).await
+                }
             };
         }
         // One effect: the first app that is due; else what a person, or the author, asked for over what is there.
-        let stands: Vec<_> =
-            seen.iter().map(|it| (it, it.lineage(change, &trail).back(it.site.way, it.site.other))).collect();
+        let stands: Vec<_> = seen.iter().map(|it| (it, it.lineage(change).back(it.site.way, it.site.other))).collect();
         let due = stands.iter().find_map(|(it, stand)| match stand {
             Stand::Due(way) => Some((*it, *way)),
             _ => None,

@@ -232,7 +232,7 @@ impl Site {
         let version = served.version;
         if let Some(slug) = &served.slug {
             ready = match self.slug(slug).await? {
-                Ok(found) => {
+                Found::There(found) => {
                     let mut ready = ready.proved(format!("the slug of v{version} is there"));
                     if found.process_types.contains_key("release") {
                         ready = ready
@@ -249,7 +249,8 @@ impl Site {
                     }
                     ready
                 }
-                Err(why) => ready.no_way_back(format!("the slug of v{version} {why}")),
+                Found::Deleted(why) => ready.no_way_back(format!("the slug of v{version} {why}")),
+                Found::Nowhere(why) => ready.not_provable(still_there(version, &why)),
             };
         } else if self.way == Way::CodeOnly {
             let what = if app.is_container() { "a container app" } else { "an app without slugs" };
@@ -270,7 +271,7 @@ impl Site {
     }
 
     /// A full rollback puts the release's config vars in place of today's: which keys would that change?
-    pub(crate) async fn prove_config(&self, release: &str, version: u64) -> Result<Readiness> {
+    async fn prove_config(&self, release: &str, version: u64) -> Result<Readiness> {
         let then = format!("/releases/{release}");
         let (now, then) = match tokio::try_join!(self.config(&self.client, ""), self.config(&self.client, &then)) {
             Ok(both) => both,
@@ -292,14 +293,25 @@ impl Site {
         )))
     }
 
-    /// The slug, or why there is none.
-    pub(crate) async fn slug(&self, id: &str) -> Result<Result<Slug, String>> {
+    /// Whether what once served can be put there again.
+    pub(crate) async fn prove_served(&self, served: &Served) -> Result<Readiness> {
+        let version = served.version;
+        let Some(slug) = &served.slug else { return self.prove_config(&served.release, version).await };
+        Ok(match self.slug(slug).await? {
+            Found::There(_) => Readiness::default().proved(format!("the slug of v{version} is there")),
+            Found::Deleted(why) => Readiness::default().refused(format!("the slug of v{version} {why}")),
+            Found::Nowhere(why) => Readiness::default().not_provable(still_there(version, &why)),
+        })
+    }
+
+    /// Looks for a slug.
+    pub(crate) async fn slug(&self, id: &str) -> Result<Found> {
         match self.client.get::<Slug>(&self.path(&format!("/slugs/{id}"))).await {
             Ok(slug) => Ok(match slug.deleted_at {
-                Some(at) => Err(format!("was deleted by Heroku at {at}")),
-                None => Ok(slug),
+                Some(at) => Found::Deleted(format!("was deleted by Heroku at {at}")),
+                None => Found::There(slug),
             }),
-            Err(e) if e.kind() == ErrorKind::NotFound => Ok(Err(format!("is no slug of app {}", self.name))),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(Found::Nowhere(format!("is no slug of app {}", self.name))),
             Err(e) => Err(e),
         }
     }
@@ -342,8 +354,17 @@ impl Site {
         Ok(())
     }
 
+    /// Puts what once served there again, as a candidate: its slug with today's config vars, or, where it has none, by
+    /// Heroku's rollback.
+    pub(crate) async fn put(&self, client: &Client, served: &Served, attempt: &Attempt) -> Result<()> {
+        match &served.slug {
+            Some(slug) => self.release_slug(client, slug, "Deploy", attempt).await,
+            None => self.restore(client, &served.release).await,
+        }
+    }
+
     /// Heroku's rollback: takes nothing but the release, so it cannot carry a nonce.
-    pub(crate) async fn restore(&self, client: &Client, release: &str) -> Result<()> {
+    async fn restore(&self, client: &Client, release: &str) -> Result<()> {
         let _: Release = client.post(&self.path("/releases"), &json!({ "release": release })).await?;
         Ok(())
     }
@@ -358,6 +379,14 @@ impl Site {
     }
 }
 
+/// What became of a slug.
+pub(crate) enum Found {
+    There(Slug),
+    Deleted(String),
+    /// Not in this app: one that was promoted belongs to the app it was built in.
+    Nowhere(String),
+}
+
 /// A candidate is not asked for later than this. It is no time of a clock, which somebody may set.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Until(Instant);
@@ -370,6 +399,10 @@ impl Until {
         let why = "it took too long to find out whether the candidate may be asked for; nothing was asked for";
         Err(Error::new(ErrorKind::Conflict, why))
     }
+}
+
+fn still_there(version: u64, why: &str) -> String {
+    format!("whether the slug of v{version} is still there: it {why}, as those are that were promoted")
 }
 
 /// What a look sees of one app.

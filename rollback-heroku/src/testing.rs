@@ -211,6 +211,18 @@ impl Heroku {
         self.world().scale(app, process_type, quantity);
     }
 
+    /// The last dyno of the app is missing from now on.
+    pub fn lose_dyno(&self, app: &str) {
+        self.world().app_mut(app).dynos.pop();
+    }
+
+    /// The last dyno of the app runs another release than the current one, as one that was not restarted.
+    pub fn leave_dyno_at(&self, app: &str, version: u64) {
+        if let Some(dyno) = self.world().app_mut(app).dynos.last_mut() {
+            dyno.version = version;
+        }
+    }
+
     /// Switches preboot on or off.
     pub fn preboot(&self, app: &str, on: bool) {
         self.world().app_mut(app).preboot = on;
@@ -279,6 +291,13 @@ impl Heroku {
     /// Couples the app with the pipeline, at this stage.
     pub fn couple(&self, app: &str, stage: &str) {
         self.world().app_mut(app).stage = Some(stage.into());
+    }
+
+    /// Couples the app with another pipeline than [`couple`](Self::couple) does.
+    pub fn couple_elsewhere(&self, app: &str, stage: &str) {
+        let mut world = self.world();
+        let app = world.app_mut(app);
+        (app.stage, app.elsewhere) = (Some(stage.into()), true);
     }
 
     /// Promotions to this app fail with this message, and make no release.
@@ -362,6 +381,11 @@ impl Heroku {
     /// The releases of an app, oldest first: version, status, description, slug.
     pub fn releases(&self, app: &str) -> Vec<(u64, String, String, Option<String>)> {
         self.world().releases(app)
+    }
+
+    /// The id of a release.
+    pub fn release_id(&self, app: &str, version: u64) -> String {
+        self.world().release_mut(app, version).id.clone()
     }
 
     /// The version that answers users now, old dynos of a preboot included.

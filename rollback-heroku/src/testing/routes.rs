@@ -365,7 +365,8 @@ impl World {
             ("GET", ["pipeline-couplings"]) => match &app.stage {
                 Some(stage) => ok(json!({
                     "app": { "id": app.id }, "created_at": app.created, "id": PIPELINE,
-                    "pipeline": { "id": PIPELINE }, "stage": stage, "updated_at": app.created,
+                    "pipeline": { "id": if app.elsewhere { ACCOUNT } else { PIPELINE } }, "stage": stage,
+                    "updated_at": app.created,
                 })),
                 None => Err(not_found("pipeline coupling")),
             },

@@ -58,6 +58,8 @@ pub(super) struct App {
     pub(super) dynos: Vec<Dyno>,
     pub(super) phases: VecDeque<bool>,
     pub(super) stage: Option<String>,
+    /// In another pipeline than the others.
+    pub(super) elsewhere: bool,
     pub(super) refuses_promotions: Option<String>,
     /// What rollbacks put in place instead of what they are asked for.
     pub(super) restores: Option<String>,
@@ -222,6 +224,7 @@ impl World {
             dynos: Vec::new(),
             phases: VecDeque::new(),
             stage: None,
+            elsewhere: false,
             refuses_promotions: None,
             restores: None,
             traffic: Vec::new(),

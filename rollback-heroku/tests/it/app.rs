@@ -8,18 +8,22 @@ use std::{
 use rollback_core::{
     ErrorKind,
     backend::DeploymentBackend as _,
-    gate::{self, Evidence, Verdict},
-    model::{Goal, Progress, Revision, Weight},
+    engine::{Engine, NewRollout, Target, WayBack},
+    gate::{self, Evidence, Policy, Verdict},
+    model::{Goal, Progress, Revision, TargetId, Weight},
+    plan::Plan,
     state::{Cause, State},
+    store::Memory,
     testing::backend::{self, Bench as _, Driver, Outcome},
 };
 use rollback_heroku::{
     Candidate,
+    gate::Dynos,
     testing::{Heroku, Run, Slug},
 };
 
 use crate::{
-    support::{Shop, a_slug, a_source, an_image},
+    support::{Make, Shop, a_slug, a_source, an_image},
     sweeps::{roll_out, roll_out_by},
 };
 
@@ -341,4 +345,30 @@ async fn an_answer_that_is_no_json_is_unavailable_and_looked_past() {
     shop.heroku.fail_reads(30);
     driver.drive(Goal::Candidate).await;
     assert!(shop.heroku.exchanges().iter().filter(|it| it.status == 503).count() == 30);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_promoted_is_taken_back_by_hand_with_its_gates() {
+    for (make, last) in
+        [(a_slug as Make, "Deploy by rollback ["), (a_source, "Deploy by rollback ["), (an_image, "Rollback to v1")]
+    {
+        let shop = Shop::new(make);
+        shop.reset().await;
+        let before = shop.backend().baseline().await.unwrap().id;
+        let engine = Engine::builder(Memory::new()).clock(shop.heroku.clock()).build().unwrap();
+        let gate = Dynos::new(&shop.backend());
+        engine.register(Target::new("shop", shop.backend()).unwrap().gate(gate, Policy::default())).unwrap();
+        let plan = Plan::all_at_once(Duration::from_secs(60)).unwrap();
+        let new = NewRollout::new("shop", shop.candidate(), plan).unwrap();
+        let rollout = engine.start(new).await.unwrap().finished().await.rollout;
+        assert_eq!(rollout.state, State::Promoted, "{rollout}");
+        let target = TargetId::try_from("shop").unwrap();
+        let WayBack::Started(handle) = engine.roll_back(&target, "ana", "a bug").await.unwrap() else { panic!() };
+        let rollout = handle.finished().await.rollout;
+        assert_eq!(rollout.state, State::Promoted, "{rollout}");
+        assert_eq!((shop.backend().baseline().await.unwrap().id, shop.heroku.serving("shop")), (before, 3));
+        let releases = shop.heroku.releases("shop");
+        assert!(releases[2].2.starts_with(last), "{releases:?}");
+        engine.shutdown(Duration::from_secs(1)).await;
+    }
 }

@@ -85,6 +85,35 @@ async fn a_plan_that_gives_release_phases_less_than_they_may_take_is_told_so() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_app_that_is_between_releases_is_not_changed() {
+    let shop = Shop::new(a_slug);
+    shop.reset().await;
+    let slug = shop.heroku.slug("shop", Slug::good());
+    let baseline = shop.backend().baseline().await.unwrap();
+    let target = TargetId::try_from("shop").unwrap();
+    let change = Change { rollout: RolloutId::fresh(&target), target, baseline, candidate: shop.candidate() };
+    let plan = Plan::all_at_once(Duration::ZERO).unwrap();
+    let refused = async || {
+        let ready = shop.backend().preflight(&change, &plan).await.unwrap();
+        ready.refused.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    };
+    assert_eq!(refused().await, "");
+    let slow = shop.heroku.slug("shop", Slug::good().release_phase(Duration::from_secs(60)));
+    shop.heroku.somebody_releases("shop", &slow);
+    assert_eq!(refused().await, "release v2 by bo@example.com: Deploy 89abcdef is under way; wait for it");
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(refused().await, "v1 was recorded as the baseline, and v2 is current now; begin again");
+    // A dyno that was left behind is another revision that serves.
+    shop.heroku.somebody_releases("shop", &slug);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    shop.heroku.leave_dyno_at("shop", 2);
+    let error = shop.backend().baseline().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Mixed);
+    assert!(error.chain().ends_with("app shop is at v3, and web.2 still at v2"), "{}", error.chain());
+    assert_eq!(shop.heroku.effects(), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_app_that_does_not_exist_is_not_found() {
     let heroku = Heroku::new();
     let error = App::new(&heroku.client(), "no-such-app").unwrap().baseline().await.unwrap_err();

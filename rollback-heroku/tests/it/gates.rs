@@ -138,6 +138,22 @@ async fn a_crash_is_unhealthy_at_once_and_flapping_when_it_is_too_often() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_dyno_that_stays_missing_or_behind_is_unhealthy_when_a_boot_is_over() {
+    for (behind, words) in [(false, "there are 1 of 2 web dynos"), (true, "web.2 runs v1 instead of v2")] {
+        let shop = Shop::new(a_slug);
+        let mut window = released(&shop).await;
+        let gate = Dynos::new(&shop.backend()).boots_within(Duration::from_secs(60));
+        match behind {
+            true => shop.heroku.leave_dyno_at("shop", 1),
+            false => shop.heroku.lose_dyno("shop"),
+        }
+        let seen = watch(&gate, &shop, &mut window, 8).await;
+        assert_eq!((&seen[..6], seen[7]), (&[Inconclusive; 6][..], Unhealthy), "{words}");
+        assert_eq!(window.last.unwrap().summary, words);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_dyno_that_crashed_before_is_told_before_the_start() {
     for (run, told) in [(Run::Good, None), (Run::CrashAtBoot, Some("web.1, web.2 crashed already"))] {
         let shop = shop_of(run);
@@ -238,6 +254,8 @@ async fn the_log_judges_herokus_own_lines() {
     shop.heroku.log("shop", "heroku[router]: at=error code=H10 desc=\"App crashed\" status=503");
     let said = judge(&gate, &shop, &mut window).await;
     assert_eq!((said.standing(), said.evidence().summary.as_str()), (Unhealthy, "the log has H10"));
+    window.weight = Weight::NONE;
+    assert_eq!(judge(&gate, &shop, &mut window).await.standing(), Inconclusive, "nobody reaches the candidate yet");
 }
 
 /// From the crash being visible to the request that brings the old release back, and how many requests all that takes.

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use rollback_core::{
     ErrorKind,
     backend::DeploymentBackend,
-    engine::{Engine, NewRollout, Outcome, Target},
+    engine::{Engine, NewRollout, Outcome, Target, WayBack},
     gate::Policy,
     model::{Change, Goal, Progress, Revision, RolloutId, TargetId, Weight},
     plan::Plan,
@@ -261,6 +261,100 @@ async fn a_target_that_crashes_takes_the_others_back_with_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_was_promoted_is_taken_back_by_hand_on_every_target() {
+    let calm = take_back(&Pipeline::new(&["shop-eu", "shop-us"]), None).await;
+    for at in 0..calm {
+        for fault in [Fault::LoseAnswer, Fault::UnavailableAfter, Fault::UnavailableBefore, Fault::Throttle] {
+            take_back(&Pipeline::new(&["shop-eu", "shop-us"]), Some((at, fault))).await;
+        }
+    }
+}
+
+/// What a promotion brought is a slug of the source's: that it cannot be looked up among the target's is no reason to refuse.
+#[tokio::test(start_paused = true)]
+async fn a_second_promotion_goes_back_to_the_first() {
+    let pipeline = Pipeline::new(&["shop-eu", "shop-us"]);
+    pipeline.reset().await;
+    let rollout = pipeline.roll_out(false).await.rollout;
+    assert_eq!(rollout.state, State::Promoted, "{rollout}");
+    let first = pipeline.promotion(&pipeline.heroku).baseline().await.unwrap().id;
+    let slug = pipeline.heroku.slug("staging", Slug::good());
+    pipeline.heroku.somebody_releases("staging", &slug);
+    let rollout = pipeline.roll_out(true).await.rollout;
+    assert!(matches!(rollout.state, State::RolledBack { .. }), "{rollout}");
+    let told =
+        |note: &rollback_core::model::Note| note.as_str().starts_with("shop-eu: whether the slug of v2 is still");
+    assert!(rollout.readiness.not_provable.iter().any(told), "{:?}", rollout.readiness);
+    assert_eq!(pipeline.promotion(&pipeline.heroku).baseline().await.unwrap().id, first);
+    assert_eq!(pipeline.heroku.releases("shop-eu").last().unwrap().2, "Rollback to v2");
+}
+
+/// Promotes, takes it back by hand, and says how many requests with an effect that took.
+async fn take_back(pipeline: &Pipeline, fault: Option<(usize, Fault)>) -> usize {
+    pipeline.reset().await;
+    let before = pipeline.promotion(&pipeline.heroku).baseline().await.unwrap().id;
+    if let Some((at, fault)) = fault {
+        pipeline.heroku.fault(at, fault);
+    }
+    let engine = Engine::builder(Memory::new()).clock(pipeline.heroku.clock()).build().unwrap();
+    engine.register(Target::new("shop", pipeline.promotion(&pipeline.heroku)).unwrap()).unwrap();
+    let plan = Plan::all_at_once(Duration::from_secs(60)).unwrap();
+    let new = NewRollout::new("shop", pipeline.candidate().await, plan).unwrap();
+    let rollout = engine.start(new).await.unwrap().finished().await.rollout;
+    assert_eq!(rollout.state, State::Promoted, "{fault:?}: {rollout}");
+    let target = TargetId::try_from("shop").unwrap();
+    let WayBack::Started(handle) = engine.roll_back(&target, "ana", "a bug").await.unwrap() else { panic!() };
+    let rollout = handle.finished().await.rollout;
+    assert_eq!(rollout.state, State::Promoted, "{fault:?}: {rollout}");
+    assert_eq!(pipeline.promotion(&pipeline.heroku).baseline().await.unwrap().id, before);
+    for app in pipeline.to {
+        let releases = pipeline.heroku.releases(app);
+        assert_eq!((releases.len(), pipeline.heroku.serving(app)), (3, 3), "{fault:?}: {releases:?}");
+        assert!(releases[2].2.starts_with("Deploy by rollback ["), "{fault:?}: {releases:?}");
+    }
+    engine.shutdown(Duration::from_secs(1)).await;
+    pipeline.heroku.effects()
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_requests_of_the_budget_are_kept_for_the_rollback_of_a_promotion_too() {
+    let pipeline = Pipeline::new(&["shop-eu", "shop-us"]);
+    pipeline.reset().await;
+    let mut driver = Driver::new(&pipeline).await;
+    driver.drive(Goal::Candidate).await;
+    pipeline.heroku.budget(150);
+    drop(driver.look(Goal::Baseline).await);
+    let backend = driver.backend.clone();
+    let error = backend.observe(&driver.change, Goal::Candidate, None).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Throttled, "{}", error.chain());
+    driver.drive(Goal::Baseline).await;
+    assert_eq!(pipeline.releases(), [(1, 1), (1, 1)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_promotion_that_was_decided_on_what_is_no_more_is_not_asked_for() {
+    let pipeline = Pipeline::new(&["shop-eu", "shop-us"]);
+    pipeline.reset().await;
+    let mut driver = Driver::new(&pipeline).await;
+    let version = driver.look(Goal::Candidate).await.version;
+    let attempt = driver.save(Goal::Candidate, &version);
+    // A release of somebody's that failed changes nothing but the version.
+    let broken = pipeline.heroku.slug("shop-us", Slug::good().release_phase(Duration::from_secs(1)));
+    pipeline.heroku.fail_release_phases("shop-us", &[false]);
+    pipeline.heroku.somebody_releases("shop-us", &broken);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let effects = pipeline.heroku.effects();
+    assert_eq!(driver.send(&attempt).await.unwrap_err().kind(), ErrorKind::Conflict);
+    assert_eq!(pipeline.heroku.effects(), effects);
+    // Nor when finding out took too long.
+    let version = driver.look(Goal::Candidate).await.version;
+    let attempt = driver.save(Goal::Candidate, &version);
+    pipeline.heroku.answers_take(Duration::from_secs(4), Duration::ZERO);
+    assert_eq!(driver.send(&attempt).await.unwrap_err().kind(), ErrorKind::Conflict);
+    assert_eq!(pipeline.heroku.effects(), effects);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_wrong_with_a_pipeline_is_told_before_anything_changes() {
     let heroku = Heroku::new();
     let client = heroku.client();
@@ -275,13 +369,38 @@ async fn what_is_wrong_with_a_pipeline_is_told_before_anything_changes() {
     let pipeline = Pipeline::new(&["shop-eu"]);
     pipeline.seed(&pipeline.heroku);
     pipeline.heroku.app("alone", Slug::good());
-    let promotion =
-        Promotion::new(&pipeline.heroku.client(), "staging", [App::new(&pipeline.heroku.client(), "alone").unwrap()]);
-    let promotion = promotion.unwrap().clock(pipeline.heroku.clock());
-    let target = TargetId::try_from("shop").unwrap();
-    let (baseline, candidate) = (promotion.baseline().await.unwrap(), promotion.candidate().await.unwrap());
-    let change = Change { rollout: RolloutId::fresh(&target), target, baseline, candidate };
-    let ready = promotion.preflight(&change, &Plan::all_at_once(Duration::ZERO).unwrap()).await.unwrap();
-    assert!(ready.refused.iter().any(|note| note.as_str() == "app alone is in no pipeline"), "{ready:?}");
+    pipeline.heroku.app("stranger", Slug::good());
+    pipeline.heroku.couple_elsewhere("stranger", "production");
+    let client = pipeline.heroku.client();
+    let refused = async |to: &str, edit: &dyn Fn(Revision) -> Revision| {
+        let promotion = Promotion::new(&client, "staging", [App::new(&client, to).unwrap()]).unwrap();
+        let promotion = promotion.clock(pipeline.heroku.clock());
+        let target = TargetId::try_from("shop").unwrap();
+        let (baseline, candidate) = (promotion.baseline().await.unwrap(), promotion.candidate().await.unwrap());
+        let change = Change { rollout: RolloutId::fresh(&target), target, baseline, candidate: edit(candidate) };
+        let ready = promotion.preflight(&change, &Plan::all_at_once(Duration::ZERO).unwrap()).await.unwrap();
+        let refused: Vec<String> = ready.refused.iter().map(ToString::to_string).collect();
+        refused.join("; ")
+    };
+    let as_it_is = |candidate| candidate;
+    assert_eq!(refused("shop-eu", &as_it_is).await, "");
+    assert_eq!(refused("alone", &as_it_is).await, "app alone is in no pipeline");
+    assert_eq!(refused("stranger", &as_it_is).await, "apps staging and stranger are in different pipelines");
+    assert_eq!(
+        refused("shop-eu", &|_| pipeline.missing()).await,
+        "v99 of app staging is not among its newest releases"
+    );
+
+    // A release that is pending may still fail.
+    let slow = pipeline.heroku.slug("staging", Slug::good().release_phase(Duration::from_secs(60)));
+    pipeline.heroku.somebody_releases("staging", &slow);
+    let pending = pipeline.heroku.release_id("staging", 3);
+    let edit = |candidate: Revision| {
+        let mut spec: serde_json::Value = candidate.spec.open().unwrap();
+        spec["release"] = pending.as_str().into();
+        spec["version"] = 3.into();
+        Revision::new(candidate.id.as_str()).unwrap().with_spec(&spec).unwrap()
+    };
+    assert_eq!(refused("shop-eu", &edit).await, "v3 of app staging has not succeeded");
     assert_eq!(pipeline.heroku.effects(), 0);
 }
