@@ -13,6 +13,7 @@ use axum::{Json, Router, extract::RawQuery, routing::get};
 use jiff::Timestamp;
 use rollback_benches::{Figures, Fleet, measures, name, quick, two_cores};
 use rollback_core::{
+    clock::{Clock as _, SystemClock},
     gate::{Alertmanager, HealthGate},
     receiver::Receiver,
     store::Memory,
@@ -97,7 +98,7 @@ fn webhook(target: &str) -> Vec<u8> {
 }
 
 fn alert(target: &str, rule: &str) -> Value {
-    let now = Timestamp::now();
+    let now = SystemClock.now();
     json!({
         "status": "firing", "labels": {"alertname": rule, "target": target},
         "annotations": {"summary": "4.2 % of the requests failed"},
@@ -111,21 +112,21 @@ async fn asked(live: usize) -> Figures {
     static PORT: std::sync::OnceLock<u16> = std::sync::OnceLock::new();
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     PORT.set(listener.local_addr().expect("it is bound").port()).expect("there is one Alertmanager");
-    let began = Timestamp::now();
+    let began = SystemClock.now();
     let alerts = async move |RawQuery(query): RawQuery| {
         let heartbeat = query.unwrap_or_default().contains("Watchdog");
         let shown = |rule: &str, starts: Timestamp| {
             let mut alert = alert("any", rule);
             alert["status"] = json!({"state": "active", "silencedBy": [], "inhibitedBy": []});
             alert["startsAt"] = json!(starts);
-            alert["updatedAt"] = json!(Timestamp::now());
-            alert["endsAt"] = json!(Timestamp::now() + Duration::from_secs(240));
+            alert["updatedAt"] = json!(SystemClock.now());
+            alert["endsAt"] = json!(SystemClock.now() + Duration::from_secs(240));
             alert["receivers"] = json!([{"name": "nobody"}]);
             alert
         };
         Json(match (heartbeat, FIRES.load(Ordering::Acquire)) {
             (true, _) => vec![shown("Watchdog", began)],
-            (false, true) => vec![shown("ErrorRate", Timestamp::now())],
+            (false, true) => vec![shown("ErrorRate", SystemClock.now())],
             (false, false) => vec![],
         })
     };
