@@ -10,3 +10,5 @@ mod proxy;
 mod quickstart;
 mod servers;
 mod support;
+#[cfg(feature = "heroku")]
+mod tls;

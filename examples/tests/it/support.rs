@@ -10,5 +10,8 @@ pub(crate) mod prometheus;
 mod raw;
 #[path = "../../../rollback-core/tests/it/support/skip.rs"]
 mod skip;
+#[cfg(feature = "heroku")]
+#[path = "../../../rollback-core/tests/it/support/tls.rs"]
+pub(crate) mod tls;
 
 pub(crate) use self::skip::skip;

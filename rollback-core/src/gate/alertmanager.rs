@@ -7,6 +7,8 @@ use jiff::{SignedDuration, Timestamp};
 use reqwest::{Method, StatusCode, Url};
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "prometheus")]
+use super::prometheus::Server;
 use super::{Evidence, HealthGate, Verdict, Window};
 use crate::{
     backend::Readiness,
@@ -28,7 +30,8 @@ use crate::{
 /// whose alerts are asked for, where there are several: of those that match, the last one heard of counts.
 ///
 /// Matchers are those of `amtool`: `name="value"`, and `!=`, `=~`, `!~`; an alert matches when all of them do. An alert
-/// can only fire when its rule's `for` fits into the bake, which the gate cannot see.
+/// can only fire when its rule's `for` fits into the bake, which preflight finds out where `rules` names the Prometheus
+/// that has them (with the feature `prometheus`).
 ///
 /// ```
 /// # use rollback_core::gate::{Alertmanager, Preexisting};
@@ -45,6 +48,8 @@ pub struct Alertmanager {
     heartbeat: Vec<String>,
     fresh_for: Duration,
     preexisting: Preexisting,
+    #[cfg(feature = "prometheus")]
+    rules: Option<Server>,
 }
 
 /// What alerts mean that fired before the rollout was created. They never count against the candidate.
@@ -90,6 +95,8 @@ impl Alertmanager {
             heartbeat,
             fresh_for: Duration::from_secs(180),
             preexisting: Preexisting::default(),
+            #[cfg(feature = "prometheus")]
+            rules: None,
         })
     }
 
@@ -127,6 +134,96 @@ impl Alertmanager {
     pub fn preexisting(mut self, preexisting: Preexisting) -> Self {
         self.preexisting = preexisting;
         self
+    }
+
+    /// With the Prometheus whose rules make the alerts: preflight asks it how long they wait (`for`), and tells of those
+    /// that wait longer than a bake lasts. What fires is still asked of the Alertmanager alone.
+    #[cfg(feature = "prometheus")]
+    #[must_use]
+    pub fn rules(mut self, prometheus: &Server) -> Self {
+        self.rules = Some(prometheus.clone());
+        self
+    }
+
+    /// What the alerts of this gate can see in time.
+    async fn outlook(&self, plan: &Plan, readiness: Readiness) -> Readiness {
+        #[cfg(feature = "prometheus")]
+        if let Some(server) = &self.rules {
+            return match server.alerting_rules().await {
+                Ok(rules) => self.in_time(&rules, server, plan, readiness),
+                Err(e) => readiness.not_provable(format!(
+                    "that the alerts of gate {} can fire within a bake: {}",
+                    self.name,
+                    e.chain()
+                )),
+            };
+        }
+        let _ = plan;
+        readiness.not_provable(format!(
+            "that the alerts of gate {} can fire within a bake: see the `for` of their rules",
+            self.name
+        ))
+    }
+
+    #[cfg(feature = "prometheus")]
+    fn in_time(
+        &self,
+        rules: &[super::prometheus::AlertingRule],
+        server: &Server,
+        plan: &Plan,
+        mut readiness: Readiness,
+    ) -> Readiness {
+        let rules: Vec<_> = rules.iter().filter(|rule| self.may_match(rule)).collect();
+        if rules.is_empty() {
+            return readiness.not_provable(format!(
+                "that gate {} ever hears of an alert: {} has no rule whose alerts match {}",
+                self.name,
+                server.shown(),
+                self.matchers.join(",")
+            ));
+        }
+        let bakes = plan.steps().iter().map(|step| step.bake).filter(|bake| !bake.is_zero());
+        let (shortest, all) = (bakes.clone().min().unwrap_or_default(), bakes.sum::<Duration>());
+        let (late, soon): (Vec<_>, Vec<_>) = rules.into_iter().partition(|rule| rule.duration > shortest.as_secs_f64());
+        if let Some(longest) = soon.iter().map(|rule| rule.duration).reduce(f64::max) {
+            readiness = readiness.proved(format!(
+                "gate {}: {} of the rules that may make its alerts wait at most {longest} s, within the shortest bake \
+                 of {} s",
+                self.name,
+                soon.len(),
+                shortest.as_secs()
+            ));
+        }
+        for rule in late.iter().take(3) {
+            let when = match rule.duration > all.as_secs_f64() {
+                true => format!("longer than all bakes together, {} s: it cannot fire in time", all.as_secs()),
+                false => {
+                    format!("over the shortest bake of {} s: what begins there is heard of later", shortest.as_secs())
+                }
+            };
+            readiness = readiness.not_provable(format!(
+                "that gate {} hears of {} in time: the rule waits {} s (`for`), {when}",
+                self.name, rule.name, rule.duration
+            ));
+        }
+        if late.len() > 3 {
+            let more = late.len() - 3;
+            readiness = readiness.not_provable(format!("that gate {} hears of {more} more alerts in time", self.name));
+        }
+        readiness
+    }
+
+    /// Whether a rule may make alerts that this gate asks for. Labels that a rule does not set come with its series, and
+    /// can be anything; so can what an expression or a template makes of one.
+    #[cfg(feature = "prometheus")]
+    fn may_match(&self, rule: &super::prometheus::AlertingRule) -> bool {
+        self.matchers.iter().all(|matcher| {
+            let (name, rest) = matcher.split_at(matcher.find(['=', '!']).unwrap_or(matcher.len()));
+            let set = if name == "alertname" { Some(&rule.name) } else { rule.labels.get(name) };
+            let (Some(set), false) = (set, rest.contains('~')) else { return true };
+            let wanted = rest.trim_start_matches(['!', '=']).trim_matches('"');
+            set.contains("{{") || (set == wanted) != rest.starts_with('!')
+        })
     }
 
     /// What fires, and when the heartbeat last came.
@@ -236,7 +333,7 @@ impl HealthGate for Alertmanager {
         Ok(Verdict::Healthy(evidence(until, why)))
     }
 
-    async fn preflight(&self, _: &Change, _: &Plan) -> Result<Readiness> {
+    async fn preflight(&self, _: &Change, plan: &Plan) -> Result<Readiness> {
         let readiness = Readiness::default();
         let (firing, heartbeat) = match self.ask().await {
             Ok(answer) => answer,
@@ -250,12 +347,9 @@ impl HealthGate for Alertmanager {
                 self.heartbeat.join(",")
             )));
         }
-        let readiness = readiness
-            .proved(format!("gate {} can ask the Alertmanager, and its heartbeat is there", self.name))
-            .not_provable(format!(
-                "that the alerts of gate {} can fire within a bake: see the `for` of their rules",
-                self.name
-            ));
+        let readiness =
+            readiness.proved(format!("gate {} can ask the Alertmanager, and its heartbeat is there", self.name));
+        let readiness = self.outlook(plan, readiness).await;
         let firing: Vec<_> = firing.iter().collect();
         let says = format!("gate {}: {} fire already: {}", self.name, count(firing.len()), list(&firing));
         Ok(match &self.preexisting {

@@ -11,6 +11,8 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+#[cfg(feature = "alertmanager")]
+pub(in crate::gate) use self::server::AlertingRule;
 #[cfg(feature = "compare")]
 pub use self::source::{Counts, Gauges, Latencies};
 pub use self::{

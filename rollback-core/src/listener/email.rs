@@ -102,7 +102,7 @@ impl Email {
         let refused = "the authority to be trusted is not a certificate in PEM";
         // Of a text without one lettre would make an authority that vouches for nobody.
         let mut certificates = CertificateDer::pem_slice_iter(pem);
-        if !certificates.next().is_some_and(|first| first.is_ok()) {
+        if certificates.next().is_none_or(|first| first.is_err()) {
             return Err(Error::invalid(refused));
         }
         let authority = Certificate::from_pem(pem).map_err(|e| Error::invalid(refused).because(e))?;

@@ -19,7 +19,7 @@ use rollback_core::{
 use serde_json::{Value, json};
 
 use crate::{
-    http::{change, plan, window},
+    http::{change, drip, plan, window},
     support::{
         alertmanager::{self, Server},
         prometheus,
@@ -164,6 +164,63 @@ async fn preflight_asks_for_the_heartbeat_and_for_matchers_that_the_server_takes
     assert!(readiness.refused.is_empty() && readiness.proved.len() == 1, "{readiness:?}");
 }
 
+/// One that fits into a bake of two minutes, one that does not, one that waits longer than the whole plan; and others'.
+const SLOW: &str = r#"
+groups:
+  - name: checkout
+    rules:
+      - {alert: Errors, expr: vector(0) > 1, for: 30s, labels: {target: checkout}}
+      - {alert: Slowness, expr: vector(0) > 1, for: 3m, labels: {target: checkout}}
+      - {alert: Saturation, expr: vector(0) > 1, for: 1h}
+      - {alert: OfAnother, expr: vector(0) > 1, for: 2h, labels: {target: search}}
+      - {record: a:sum, expr: vector(1)}
+"#;
+
+#[tokio::test]
+async fn preflight_tells_of_rules_that_wait_longer_than_a_bake() {
+    let Some(scene) = Scene::new().await else { return };
+    scene.beat().await;
+    let files = [("prometheus.yml", "rule_files: [rules.yml]\n"), ("rules.yml", SLOW)];
+    let real = match prometheus::Server::own(&files, &[]) {
+        Ok(real) => real,
+        Err(why) => return crate::support::skip("prometheus", &why),
+    };
+    let server = gate::prometheus::Server::new(real.url()).unwrap();
+    let beat = format!("beat=\"{}\"", scene.target);
+    let ready = async |matchers: &[&str]| {
+        let matchers = matchers.iter().map(|matcher| matcher.to_string());
+        let gate = Alertmanager::new("alerts", scene.server.url(), matchers, [beat.clone()]).unwrap().rules(&server);
+        gate.preflight(&change(), &plan()).await.unwrap()
+    };
+    // It loads its rules beside answering.
+    let loaded = async {
+        while ready(&["target=\"checkout\""]).await.proved.len() < 2 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), loaded).await.expect("it has its rules");
+
+    // The plan bakes for two minutes twice.
+    let found = ready(&["target=\"checkout\""]).await;
+    let (fits, late) = (found.proved[1].as_str(), found.not_provable);
+    assert!(
+        fits.contains("1 of the rules") && fits.contains("at most 30 s, within the shortest bake of 120 s"),
+        "{fits}"
+    );
+    let [slow, saturated] = late.as_slice() else { panic!("{late:?}") };
+    let (slow, saturated) = (slow.as_str(), saturated.as_str());
+    assert!(slow.contains("Slowness") && slow.contains("180 s (`for`), over the shortest bake of 120 s"), "{slow}");
+    assert!(saturated.contains("Saturation") && saturated.contains("all bakes together, 240 s"), "{saturated}");
+
+    let late = ready(&["alertname!=\"Errors\"", "alertname=~\"Err.*\"", "target=\"checkout\""]).await.not_provable;
+    assert_eq!(late.len(), 2, "{late:?}");
+    let none = ready(&["alertname=\"Watchdog\"", "target=\"checkout\""]).await.not_provable;
+    assert!(none[0].as_str().contains("has no rule whose alerts match alertname=\"Watchdog\",target="), "{none:?}");
+    drop(real);
+    let away = ready(&["target=\"checkout\""]).await;
+    assert!(away.refused.is_empty() && away.not_provable[0].as_str().contains("refuses connections"), "{away:?}");
+}
+
 #[test]
 fn what_can_never_be_asked_is_refused_when_it_is_made() {
     let refused = |url: &str, alerts: &[&str], beat: &[&str]| {
@@ -263,9 +320,11 @@ async fn a_server_that_is_away_or_never_answers_is_no_data() {
         tokio::time::sleep(Duration::from_secs(60)).await;
         drop(stream);
     });
-    let silent = silent.await;
-    let error = asking(&silent.url("")).judge(&window).await.unwrap_err();
-    assert!(error.to_string().contains("gave no answer in 300ms"), "{error}");
+    let (silent, drip) = (silent.await, drip().await);
+    for (url, says) in [(silent.url(""), "gave no answer in 300ms"), (drip.url(""), "did not end it in 300ms")] {
+        let error = asking(&url).judge(&window).await.unwrap_err();
+        assert!(error.to_string().contains(says), "{error}");
+    }
 }
 
 #[tokio::test]

@@ -92,7 +92,7 @@ impl Server {
     }
 
     /// The address, as messages show it.
-    pub(super) fn shown(&self) -> String {
+    pub(in crate::gate) fn shown(&self) -> String {
         self.client.shown(&self.base)
     }
 
@@ -121,6 +121,24 @@ impl Server {
         url.query_pairs_mut().append_pair("match[]", of);
         let answer = self.send(self.client.request(Method::GET, url)).await?;
         answer.data::<Vec<String>>().map(|(values, _)| values)
+    }
+
+    /// Its alerting rules. Only what speaks all of Prometheus' API has any to tell.
+    #[cfg(feature = "alertmanager")]
+    pub(in crate::gate) async fn alerting_rules(&self) -> Result<Vec<AlertingRule>> {
+        #[derive(Deserialize)]
+        struct Rules {
+            groups: Vec<Group>,
+        }
+        #[derive(Deserialize)]
+        struct Group {
+            rules: Vec<AlertingRule>,
+        }
+        let mut url = self.address("api/v1/rules");
+        url.query_pairs_mut().append_pair("type", "alert");
+        let answer = self.send(self.client.request(Method::GET, url)).await?;
+        let (rules, _) = answer.data::<Rules>()?;
+        Ok(rules.groups.into_iter().flat_map(|group| group.rules).collect())
     }
 
     fn address(&self, path: &str) -> Url {
@@ -155,6 +173,18 @@ impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Server").field("at", &self.shown()).finish_non_exhaustive()
     }
+}
+
+/// As much of an alerting rule as tells which alerts it makes, and how soon.
+#[cfg(feature = "alertmanager")]
+#[derive(Deserialize)]
+pub(in crate::gate) struct AlertingRule {
+    pub(in crate::gate) name: String,
+    /// Its `for`, in seconds.
+    pub(in crate::gate) duration: f64,
+    /// Those that it sets itself; an alert has those of its series as well.
+    #[serde(default)]
+    pub(in crate::gate) labels: Labels,
 }
 
 /// An answer of the API, good or bad.
