@@ -9,6 +9,8 @@ use serde::Deserialize;
 pub(crate) struct Pod {
     pub(crate) name: Box<str>,
     pub(crate) uid: Box<str>,
+    /// Its `resourceVersion`.
+    pub(crate) version: Box<str>,
     /// Its controller's kind, name and uid.
     pub(crate) owner: Option<Owner>,
     /// `pod-template-hash`, else `controller-revision-hash`.
@@ -102,9 +104,12 @@ pub(crate) mod wire {
     pub(crate) struct Meta {
         pub(crate) name: String,
         pub(crate) uid: String,
+        pub(crate) resource_version: String,
+        pub(crate) generation: Option<i64>,
         pub(crate) creation_timestamp: Option<Timestamp>,
         pub(crate) deletion_timestamp: Option<String>,
         pub(crate) labels: Option<std::collections::BTreeMap<String, String>>,
+        pub(crate) annotations: Option<std::collections::BTreeMap<String, String>>,
         pub(crate) owner_references: Option<Vec<Reference>>,
     }
 
@@ -123,6 +128,10 @@ pub(crate) mod wire {
 
         pub(crate) fn label(&self, name: &str) -> Option<&str> {
             self.labels.as_ref()?.get(name).map(String::as_str)
+        }
+
+        pub(crate) fn annotation(&self, name: &str) -> Option<&str> {
+            self.annotations.as_ref()?.get(name).map(String::as_str)
         }
     }
 
@@ -230,6 +239,7 @@ pub(crate) mod wire {
                 containers: containers.collect(),
                 name: metadata.name.into(),
                 uid: metadata.uid.into(),
+                version: metadata.resource_version.into(),
             }
         }
     }
