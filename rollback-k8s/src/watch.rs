@@ -237,8 +237,7 @@ impl<T> Drop for Feed<T> {
 #[derive(Deserialize)]
 struct List<T> {
     metadata: ListMeta,
-    // Not absent: an empty list is an empty list.
-    items: Vec<T>,
+    items: Option<Vec<T>>,
 }
 
 #[derive(Deserialize)]
@@ -307,7 +306,7 @@ impl<T: Kept> Shared<T> {
                 .client
                 .call(&format!("listing {}", self.path), asking(Request::new(&self.path).list(&params))?)
                 .await?;
-            all.extend(page.items);
+            all.extend(page.items.into_iter().flatten());
             match page.metadata.go_on.filter(|token| !token.is_empty()) {
                 Some(token) => params = params.continue_token(&token),
                 None => break page.metadata.resource_version,
@@ -459,19 +458,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What comes after the version that we know is no longer known: HTTP 410, at the begin of a watch or within it.
+/// What comes after the version that we know is no longer known: HTTP 410, which is the only conflict that a watch has.
 fn is_gone(error: &Error) -> bool {
-    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(cause) = next {
-        if let Some(kube::Error::Api(status)) = cause.downcast_ref() {
-            return status.code == GONE;
-        }
-        next = cause.source();
-    }
-    false
+    error.kind() == ErrorKind::Conflict
 }
 
-fn asking<E: std::error::Error + Send + Sync + 'static>(
+/// A request as the client takes it.
+pub(crate) fn asking<E: std::error::Error + Send + Sync + 'static>(
     request: Result<http::Request<Vec<u8>>, E>,
 ) -> Result<http::Request<Vec<u8>>> {
     request.map_err(|e| Error::new(ErrorKind::Internal, "a request cannot be built").because(e))

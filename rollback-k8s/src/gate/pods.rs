@@ -26,7 +26,7 @@ use super::{
     missing, not_in_place,
     pod::Pod,
 };
-use crate::watch::{Kind, Namespace, Set, Watches};
+use crate::watch::{Kind, asking, Namespace, Set, Watches};
 
 /// Judges the candidate's pods, beside those of the baseline: by watch, and woken the moment one of them changes.
 ///
@@ -248,7 +248,7 @@ impl Pods {
         let params = ListParams::default().fields(&format!("involvedObject.uid={}", culprit.uid)).limit(50);
         let request = Request::new(format!("/api/v1/namespaces/{}/events", self.namespace)).list(&params);
         let what = format!("reading the events of pod {}", culprit.pod);
-        let Events { mut items } = self.watches.client().ask(&what, request).await?;
+        let Events { mut items } = self.watches.client().call(&what, asking(request)?).await?;
         items.sort_by(|a, b| (&a.last_timestamp, &a.event_time).cmp(&(&b.last_timestamp, &b.event_time)));
         let last = items.len().saturating_sub(3);
         let said = |event: Event| {
@@ -270,7 +270,7 @@ impl Pods {
             ..LogParams::default()
         };
         let request = Request::new(format!("/api/v1/namespaces/{}/pods", self.namespace)).logs(&culprit.pod, &params);
-        self.watches.client().text(&format!("reading the log of pod {}", culprit.pod), request).await
+        self.watches.client().text(&format!("reading the log of pod {}", culprit.pod), asking(request)?).await
     }
 
     /// Asks to be judged again when a fault that is borne becomes final.

@@ -10,7 +10,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
 use super::secret::{DRIVER, Meta, PART, Secret, lease_name};
-use crate::Client;
+use crate::{Client, watch::asking};
 
 #[derive(Debug)]
 pub(super) struct Api {
@@ -38,7 +38,8 @@ struct LeaseSpec {
 #[derive(Deserialize)]
 struct List<T> {
     metadata: ListMeta,
-    items: Vec<T>,
+    /// Null where there are none, in lists of metadata (observed on 1.20).
+    items: Option<Vec<T>>,
 }
 
 #[derive(Deserialize)]
@@ -129,7 +130,7 @@ impl Api {
                 false => Request::new(path).list(&params),
             };
             let page: List<T> = self.call(&what, request).await?;
-            all.extend(page.items);
+            all.extend(page.items.into_iter().flatten());
             match page.metadata.go_on.filter(|token| !token.is_empty()) {
                 Some(token) => params = params.continue_token(&token),
                 None => return Ok(all),
@@ -182,9 +183,7 @@ impl Api {
         what: &str,
         request: Result<http::Request<Vec<u8>>, kube::core::request::Error>,
     ) -> Result<T> {
-        let request = request
-            .map_err(|e| Error::new(ErrorKind::Internal, "a request cannot be built").because(e).during(what))?;
-        self.client.call(what, request).await
+        self.client.call(what, asking(request)?).await
     }
 }
 
