@@ -137,7 +137,11 @@ pub struct Fleet {
     targets: Vec<(Arc<Plain>, Signal)>,
     tripped: usize,
     policy: Policy,
+    beside: Option<Beside>,
 }
+
+/// Makes one more gate for the target of this name.
+type Beside = fn(&str) -> Arc<dyn HealthGate>;
 
 impl Fleet {
     /// None yet, recorded in this store. Gates are asked as by default.
@@ -147,7 +151,14 @@ impl Fleet {
     pub fn new(store: impl Store) -> Self {
         let (told, entered) = unbounded_channel();
         let engine = Engine::new(store).expect("an engine");
-        Self { engine, entered, told, targets: Vec::new(), tripped: 0, policy: Policy::default() }
+        Self { engine, entered, told, targets: Vec::new(), tripped: 0, policy: Policy::default(), beside: None }
+    }
+
+    /// With one gate more a target.
+    #[must_use]
+    pub const fn beside(mut self, gate: Beside) -> Self {
+        self.beside = Some(gate);
+        self
     }
 
     /// With gates that are asked this often.
@@ -174,7 +185,7 @@ impl Fleet {
     /// As [`Self::new`] and [`Self::register`].
     #[must_use]
     pub fn restarted(self, store: impl Store) -> Self {
-        let mut again = Self { policy: self.policy, ..Self::new(store) };
+        let mut again = Self { policy: self.policy, beside: self.beside, ..Self::new(store) };
         for (plain, _) in self.targets {
             again.enlist(plain);
         }
@@ -183,11 +194,15 @@ impl Fleet {
 
     fn enlist(&mut self, plain: Arc<Plain>) {
         let (alarms, signal) = gate::signal("alarms").expect("a gate");
-        let target = Target::new(name(self.targets.len()), Arc::clone(&plain))
+        let name = name(self.targets.len());
+        let mut target = Target::new(name.as_str(), Arc::clone(&plain))
             .expect("a target")
             .gate(alarms.silence_is_healthy(), self.policy)
             .gate(cheap("errors"), self.policy)
             .gate(cheap("latency"), self.policy);
+        if let Some(beside) = self.beside {
+            target = target.gate(beside(&name), self.policy);
+        }
         self.engine.register(target).expect("a target that can work");
         self.targets.push((plain, signal));
     }
@@ -261,13 +276,27 @@ impl Fleet {
     async fn trip(&mut self, target: usize) -> Duration {
         let begun = Instant::now();
         self.targets[target].1.unhealthy("the error rate is 4.2 %, at most 1 % may fail");
-        let (entered, at) = self.entered.recv().await.expect("the fleet holds a sender");
+        let (entered, at) = self.entered().await;
         assert_eq!(entered.as_str(), name(target), "only the tripped target goes back");
         at.saturating_duration_since(begun)
     }
+
+    /// The next shift back that is entered.
+    ///
+    /// # Panics
+    /// Never: the fleet itself could tell of one.
+    pub async fn entered(&mut self) -> Entered {
+        self.entered.recv().await.expect("the fleet holds a sender")
+    }
+
+    /// The signals, by the names of their targets.
+    pub fn signals(&self) -> impl Iterator<Item = (String, Signal)> + '_ {
+        self.targets.iter().enumerate().map(|(target, (_, signal))| (name(target), signal.clone()))
+    }
 }
 
-fn name(target: usize) -> String {
+/// What the target of this number is called.
+pub fn name(target: usize) -> String {
     format!("service-{target:06}")
 }
 

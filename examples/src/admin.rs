@@ -120,7 +120,7 @@ impl Admin {
     /// # Errors
     /// `Unavailable` when the router does not answer.
     pub async fn counts(&self) -> Result<BTreeMap<String, Counts>> {
-        read(&http::get(self.at, "/metrics").await?)
+        read(&http::get(self.at, "/counts").await?)
     }
 
     /// Ends the router and its releases.

@@ -134,7 +134,8 @@ impl Shared {
         *lock(&self.heard) = Instant::now();
         match (request.method(), request.uri().path()) {
             (&Method::GET, "/split") => json(&self.seen()),
-            (&Method::GET, "/metrics") => json(&*lock(&self.counts)),
+            (&Method::GET, "/counts") => json(&*lock(&self.counts)),
+            (&Method::GET, "/metrics") => exposition(&lock(&self.counts)),
             (&Method::PUT, "/split") => match self.put(request) {
                 Ok(()) => json(&self.seen()),
                 Err((status, why)) => http::text(status, why),
@@ -143,7 +144,9 @@ impl Shared {
                 self.ended.notify_one();
                 http::text(StatusCode::ACCEPTED, "good bye\n")
             }
-            _ => http::text(StatusCode::NOT_FOUND, "there is GET and PUT /split, GET /metrics, DELETE /\n"),
+            _ => {
+                http::text(StatusCode::NOT_FOUND, "there is GET and PUT /split, GET /counts, GET /metrics, DELETE /\n")
+            }
         }
     }
 
@@ -296,6 +299,21 @@ pub fn write_file<T: Serialize>(file: &Path, value: &T) -> std::io::Result<()> {
     std::fs::write(&beside, serde_json::to_vec(value)?)?;
     std::fs::File::open(&beside)?.sync_all()?;
     std::fs::rename(&beside, file)
+}
+
+/// The counts in the text format of Prometheus.
+fn exposition(counts: &BTreeMap<String, Counts>) -> Response<Bytes> {
+    let mut text = "# HELP shop_requests_total Requests of users, by the release that got them.\n\
+                    # TYPE shop_requests_total counter\n"
+        .to_owned();
+    for (release, counts) in counts {
+        let good = counts.requests - counts.failed;
+        for (outcome, count) in [("ok", good), ("failed", counts.failed)] {
+            // In quotes and escaped as a string of JSON is: the format wants the same.
+            text += &format!("shop_requests_total{{release={release:?},outcome=\"{outcome}\"}} {count}\n");
+        }
+    }
+    http::text(StatusCode::OK, text)
 }
 
 fn json<T: Serialize>(value: &T) -> Response<Bytes> {

@@ -156,6 +156,10 @@ impl<'a> Brief<'a> {
             State::Abandoned { .. } => {
                 format!("Look at {target}: nobody guards it. Then start a rollout from what serves there.")
             }
+            State::Stuck { from, .. } if from.goes_forward() && rollout.terms().way_back => format!(
+                "Look at {target}, then decide: abort rollout {id} to bring {baseline} back, resume it to go on, or give it \
+                 up. Nothing moves until then."
+            ),
             State::Stuck { .. } => {
                 format!("Look at {target}, then decide: resume rollout {id}, or give it up. Nothing moves until then.")
             }

@@ -433,8 +433,8 @@ impl Engine {
     pub(crate) async fn open_rollout(&self, target: &TargetId) -> Result<Option<(Arc<Rollout>, bool)>> {
         let here = || {
             let live = lock(&self.inner.live);
-            let mut driven = live.values().flatten().map(|live| Handle::new(Arc::clone(live)).status());
-            driven.find(|rollout| rollout.change.target == *target && rollout.state.is_open())
+            let mut driven = live.values().flatten().filter(|live| live.target == *target).map(|live| live.saved());
+            driven.find(|rollout| rollout.state.is_open())
         };
         if let Some(rollout) = here() {
             return Ok(Some((rollout, true)));
@@ -723,8 +723,14 @@ impl Inner {
         Ok(self.drive(target, rollout, serial, 0, begun))
     }
 
-    /// Asks the open rollout to go back, and waits until it is over.
+    /// Asks the open rollout to go back, and waits until it is over. One that is stuck waits for a person, who is not
+    /// overruled by the next in line.
     async fn supersede(&self, open: &RolloutId, new: &NewRollout) -> Result<()> {
+        let (record, _) = self.retried("reading the open rollout", || self.store.load(open)).await?;
+        if Rollout::from_record(&record).is_ok_and(|rollout| matches!(rollout.state, State::Stuck { .. })) {
+            let why = format!("rollout {open} is stuck and needs a person: abort it, resume it or give it up first");
+            return Err(Error::new(ErrorKind::Conflict, why));
+        }
         let reason = format!("superseded by {} of {}", new.candidate.id, new.author);
         let request = Request { ask: Ask::Abort, by: new.author.clone(), reason: Note::new(reason) };
         if let Some(live) = self.live_one(open) {

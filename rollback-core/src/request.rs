@@ -42,7 +42,7 @@ impl fmt::Display for Request {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Ask {
-    /// Go back. Before anything changed: refuse.
+    /// Go back, also from `Stuck`. Before anything changed: refuse.
     Abort,
     /// Stay where it is until somebody resumes; after the plan's hold deadline it rolls back.
     Pause,

@@ -12,7 +12,7 @@
 //!     ▼            │                                      ▼
 //!  Refused         └──────────────────────────────► RollingBack ─► RolledBack
 //!                                                         │
-//!                              Abandoned ◄── drift        └─► Stuck (a person) ─► resumed or given up
+//!                              Abandoned ◄── drift        └─► Stuck (a person) ─► resumed, aborted, given up
 //! ```
 
 use std::{fmt, time::Duration};
@@ -60,7 +60,7 @@ pub enum State {
         /// When the default exit is taken.
         until: Timestamp,
     },
-    /// Cannot go on by itself: a person resumes it or gives it up.
+    /// Cannot go on by itself: a person resumes it, aborts it (it goes back, where there is a way back), or gives it up.
     Stuck {
         /// What was being attempted.
         from: Interrupted,
@@ -111,6 +111,13 @@ pub enum Interrupted {
         /// Why.
         cause: Cause,
     },
+}
+
+impl Interrupted {
+    /// Whether it led to the candidate.
+    pub(crate) const fn goes_forward(&self) -> bool {
+        !matches!(self, Self::RollingBack { .. })
+    }
 }
 
 impl From<Interrupted> for State {
@@ -439,6 +446,10 @@ impl State {
                 Self::Abandoned { why: Abandonment::GivenUp { by, why } }
             }
             (Self::Stuck { from, .. }, E::Resumed) => from.into(),
+            (Self::Stuck { from: from @ Interrupted::RollingBack { .. }, .. }, E::Aborted { .. }) => from.into(),
+            (Self::Stuck { .. }, E::Aborted { by, why }) if terms.way_back => {
+                Self::RollingBack { cause: Cause::Aborted { by, why } }
+            }
 
             (Self::RollingBack { cause }, E::Reached) => Self::RolledBack { cause },
             (Self::RollingBack { cause }, E::Failed(why) | E::Expired { why, .. }) => {
@@ -991,6 +1002,9 @@ mod tests {
                 let back = state.clone().next(terms(&plan), event.clone());
                 let stays = state.clone().next(there, event.clone());
                 match back {
+                    Ok(State::RollingBack { cause: Cause::Aborted { .. } }) if matches!(state, State::Stuck { .. }) => {
+                        assert!(stays.is_err(), "{state:?}, {event:?}: {stays:?}");
+                    }
                     Ok(State::RollingBack { .. }) if !matches!(state, State::Stuck { .. }) => {
                         let Ok(State::Stuck { from, .. }) = stays else { panic!("{state:?}, {event:?}: {stays:?}") };
                         assert_eq!(Some(from), state.clone().interrupted());
@@ -1052,7 +1066,7 @@ mod tests {
         for (from, event, to) in graph(terms(&plan)) {
             // A hold, and whoever ends it, is a circle on purpose: it has a deadline of its own.
             let by_people = matches!(event, Event::Resumed | Event::PromoteNow | Event::Held { .. } | Event::Cleared);
-            if !by_people && !matches!(from, State::Holding { .. }) && from != to {
+            if !by_people && !matches!(from, State::Holding { .. } | State::Stuck { .. }) && from != to {
                 assert!(rank(&from) < rank(&to), "{from:?} by {event:?} to {to:?}");
                 seen.insert((from.name(), to.name()));
             }
@@ -1426,10 +1440,11 @@ promoting held, Paused until 5
   Held: promoting held, Paused until 9
   Held: promoting held, Unhealthy until 9
 baking 0 3s stuck
+  Aborted: rolling back, aborted
   Resumed: baking 0 3s
   GivenUp: abandoned, given up by ana: w
 rolling back, failed stuck
-  Resumed: rolling back, failed
+  Aborted, Resumed: rolling back, failed
   GivenUp: abandoned, given up by ana: w
 promoted
 rolled back, failed

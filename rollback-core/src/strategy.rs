@@ -19,7 +19,7 @@ pub enum Decision {
     Continue,
     /// Stop where it is and wait for a person, for this reason.
     Hold(Note),
-    /// Stop where it is, for this reason: stuck until a person resumes it or gives it up.
+    /// Stop where it is, for this reason: stuck until a person resumes it, aborts it or gives it up.
     Stop(Note),
     /// Bring the baseline back. Without a way back the rollout is stuck, and says so.
     RollBack,

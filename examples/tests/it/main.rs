@@ -6,3 +6,5 @@ mod backtest;
 mod heroku;
 mod proxy;
 mod quickstart;
+mod servers;
+mod support;

@@ -28,7 +28,7 @@ use crate::{
     gate::Verdict,
     model::{Goal, Nonce, Note, Observed, Serial, Serves},
     rollout::{Entry, Kind, Rollout, What},
-    state::{Event, Hold, State, only},
+    state::{Event, Hold, Interrupted, State, only},
     store::Record,
     wake::Bell,
 };
@@ -437,7 +437,12 @@ impl Driver {
                     slot.blind_since = None;
                 }
             }
-            State::RollingBack { .. } if !matches!(before, State::Stuck { .. }) => rollout.times.decision = Some(wall),
+            // A rollback that was stuck was decided on before.
+            State::RollingBack { .. }
+                if !matches!(before, State::Stuck { from: Interrupted::RollingBack { .. }, .. }) =>
+            {
+                rollout.times.decision = Some(wall);
+            }
             State::RolledBack { .. } => rollout.times.verified = Some(wall),
             _ => {}
         }

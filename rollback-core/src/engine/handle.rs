@@ -70,11 +70,11 @@ impl Handle {
         Outcome { rollout: status.rollout, phase: status.phase }
     }
 
-    /// Goes back. Before anything changed the rollout is refused; when it is over already, nothing happens. Returns once
-    /// the request and its answer are saved.
+    /// Goes back, also from stuck. Before anything changed the rollout is refused; when it is over already, nothing
+    /// happens. Returns once the request and its answer are saved.
     ///
     /// # Errors
-    /// As [`Handle::ask`].
+    /// As [`Handle::ask`]; `Conflict` too when it is stuck and there is no way back.
     pub async fn abort(&self, by: impl AsRef<str>, reason: impl Into<Note>) -> Result<Note> {
         self.ask(Ask::Abort, by, reason).await
     }
@@ -294,6 +294,12 @@ impl Outcome {
             }
             State::Refused { why: Refusal::Aborted { .. } } => "start it again when it is wanted".into(),
             State::Refused { .. } => "put that right, then start it again".into(),
+            State::Stuck { from, .. } if from.goes_forward() && rollout.terms().way_back => {
+                format!(
+                    "a person decides: abort rollout {id} and {baseline} is brought back, resume it and it goes on, or \
+                     give it up and the target stays as it is"
+                )
+            }
             State::Stuck { .. } => {
                 format!(
                     "a person puts that right and resumes rollout {id}, or gives it up and the target stays as it is"

@@ -4,6 +4,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{oneshot, watch};
 
+#[cfg(feature = "receiver")]
+use crate::model::TargetId;
 use crate::{
     error::{Error, ErrorKind, Result},
     model::{DriverId, Note},
@@ -15,6 +17,9 @@ use crate::{
 /// The part of a driver that others may touch.
 #[derive(Debug)]
 pub(super) struct Live {
+    /// Beside the rollout, so that who looks for it among ten thousand takes no locks.
+    #[cfg(feature = "receiver")]
+    pub(super) target: TargetId,
     pub(super) bell: Arc<Bell>,
     inbox: Mutex<Vec<Asking>>,
     status: watch::Sender<Status>,
@@ -59,8 +64,13 @@ impl Asking {
 impl Live {
     pub(super) fn new(rollout: Arc<Rollout>) -> Arc<Self> {
         let phase = if rollout.state.is_open() { Phase::Driven } else { Phase::Over };
-        let (status, _) = watch::channel(Status { rollout, phase });
-        Arc::new(Self { bell: Arc::default(), inbox: Mutex::default(), status })
+        Arc::new(Self {
+            #[cfg(feature = "receiver")]
+            target: rollout.change.target.clone(),
+            bell: Arc::default(),
+            inbox: Mutex::default(),
+            status: watch::Sender::new(Status { rollout, phase }),
+        })
     }
 
     pub(super) fn wake(&self, line: u32) -> Wake {

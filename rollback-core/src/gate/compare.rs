@@ -13,7 +13,7 @@ use self::memory::{Bet, Memory, RISK, Terms, Track};
 use super::{
     Evidence, HealthGate, Verdict, Window,
     sequential::Tolerance,
-    source::{Count, MetricSource, Query},
+    source::{Count, MetricSource, Query, Serving},
     stats,
 };
 use crate::{
@@ -299,6 +299,7 @@ impl HealthGate for Compare {
             target: window.target.clone(),
             baseline: window.baseline.clone(),
             candidate: window.candidate.clone(),
+            serving: if window.weight == Weight::ALL { Serving::Candidate } else { Serving::Both },
             since: memory.read,
             now: window.now,
         };
@@ -315,6 +316,7 @@ impl HealthGate for Compare {
             target: change.target.clone(),
             baseline: change.baseline.id.clone(),
             candidate: change.candidate.id.clone(),
+            serving: Serving::Baseline,
             since: now.checked_sub(LOOK_BACK).unwrap_or(now),
             now,
         };

@@ -48,10 +48,36 @@ pub struct Query {
     pub baseline: RevisionId,
     /// The revision to judge.
     pub candidate: RevisionId,
+    /// Which of them serve, and so must have data.
+    pub serving: Serving,
     /// Only what happened after this counts: where the last reading ended, or when the step began.
     pub since: Timestamp,
     /// The time now. A source may stop earlier, where its data is complete, and says so in [`Reading::until`].
     pub now: Timestamp,
+}
+
+/// Which revisions serve. One that does must have data; of one that does not there may be some, and its absence is no
+/// trouble.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Serving {
+    /// Before the start: the candidate has never been there.
+    Baseline,
+    /// Both have traffic, or may have.
+    Both,
+    /// The candidate has all the traffic, and the baseline is cleared away sooner or later.
+    Candidate,
+}
+
+impl Serving {
+    /// Whether the candidate must have data.
+    pub const fn candidate(self) -> bool {
+        matches!(self, Self::Both | Self::Candidate)
+    }
+
+    /// Whether the baseline must have data.
+    pub const fn baseline(self) -> bool {
+        matches!(self, Self::Both | Self::Baseline)
+    }
 }
 
 /// What a source answers.

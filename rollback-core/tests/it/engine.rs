@@ -283,6 +283,34 @@ async fn strategies_hold_for_a_person_or_stop_where_they_are() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_stuck_goes_back_when_a_person_says_so_and_not_because_somebody_is_next_in_line() {
+    let (scene, fake) = (Scene::new(), Fake::new("v1", "v2"));
+    let gate = Scripted::unhealthy_from("errors", Weight::try_from(50).unwrap());
+    scene.target(checkout(&fake).gate(gate, Policy::default()).strategy(Never::because("the schema was migrated")));
+    let handle = scene.start(canary()).await;
+    let outcome = handle.finished().await;
+    assert_eq!(outcome.rollout.state.name(), "stuck", "{outcome}");
+    assert!(!fake.only("v1"));
+    assert!(outcome.to_string().contains("abort rollout"), "{outcome}");
+
+    let next = deploy(canary()).if_busy(Busy::Supersede);
+    let refused = scene.engine.start(next).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Conflict);
+    assert!(refused.to_string().contains("is stuck and needs a person"), "{refused}");
+    assert_eq!(handle.status().state.name(), "stuck");
+
+    tokio::time::sleep(MINUTE).await;
+    let target = handle.status().change.target.clone();
+    let decided = scene.engine.roll_back(&target, "ben", "the old code reads the new schema");
+    assert!(matches!(decided.await, Ok(WayBack::Aborting(_))));
+    until_over(&handle).await;
+    let back = handle.status();
+    assert!(matches!(back.state, State::RolledBack { cause: Cause::Aborted { .. } }), "{back:?}");
+    assert!(fake.only("v1"));
+    assert!(back.times.decision > back.times.breach, "decided by the person, not by the gate");
+}
+
+#[tokio::test(start_paused = true)]
 async fn without_a_way_back_nothing_starts_unless_it_is_allowed_and_then_it_sticks() {
     let (scene, fake) = (Scene::new(), Fake::new("v1", "v2"));
     let no_way = gate::from_fn("errors", |window| async move {

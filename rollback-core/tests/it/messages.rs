@@ -12,12 +12,14 @@ use std::{
 use rollback_core::{
     clock::{Clock as _, SystemClock},
     listener::{Listener as _, Slack, Tell, Webhook},
+    web::Auth,
 };
 use serde_json::Value;
 
 use crate::support::{
     self,
     events::{rolled_back, until},
+    logs,
 };
 
 /// What somebody posted, and when.
@@ -241,6 +243,48 @@ fn after_eight_tries_a_message_is_given_up_and_at_the_end_nobody_waits_between_t
     until("the first try", || !receiver.posted().is_empty());
     drop(hook);
     assert_eq!((receiver.posted().len(), tally.given_up(), tally.dropped()), (8, 1, 0));
+}
+
+/// A server that knows no such hook, and says back all it was told.
+fn echo() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/services/s3cr3t?key=s3cr3t", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for connection in listener.incoming() {
+            let mut connection = connection.unwrap();
+            let heard = format!("{:?}", read(&connection));
+            let length = heard.len();
+            let head = "HTTP/1.1 404 no s3cr3t here\r\nConnection: close\r\nContent-Type: text/plain";
+            drop(connection.write_all(format!("{head}\r\nContent-Length: {length}\r\n\r\n{heard}").as_bytes()));
+        }
+    });
+    url
+}
+
+#[test]
+fn the_log_says_what_became_of_a_message_and_no_secret() {
+    // Installed before anything is said.
+    logs::with("");
+    let event = rolled_back("logged").remove(0);
+    let rollout = format!("rollout={}", event.rollout.id());
+    let nobody = "http://127.0.0.1:1/services/s3cr3t?key=s3cr3t".to_owned();
+    for (url, why) in [(echo(), "404"), (nobody, "127.0.0.1")] {
+        let hook =
+            Webhook::new(&url).unwrap().signed("s3cr3t-key").unwrap().auth(Auth::bearer("s3cr3t-token").unwrap());
+        let chat = Slack::new(&url).unwrap();
+        let tallies = [hook.tally(), chat.tally()];
+        let before = logs::with(&rollout).len();
+        hook.on(&event);
+        chat.on(&event);
+        // Nobody waits between the tries any more.
+        drop((hook, chat));
+        until(why, || tallies.iter().all(|tally| tally.given_up() == 1));
+        let lines = logs::with(&rollout).split_off(before);
+        let told = |line: &&String| line.contains("a message was given up") && line.contains(why);
+        assert_eq!(lines.iter().filter(told).count(), 2, "{lines:#?}");
+        // Whoever said it: every line of the process counts.
+        assert_eq!(logs::with("s3cr3t"), [""; 0]);
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use rollback_core::{
     gate::{
         prometheus::{Counts, Gauges, Latencies, Matcher, Selector, Server},
-        source::{Count, MetricSource as _, Pair, Query, Reading, Samples, Span},
+        source::{Count, MetricSource as _, Pair, Query, Reading, Samples, Serving, Span},
     },
     model::{RevisionId, TargetId},
 };
@@ -86,6 +86,34 @@ async fn an_arm_that_was_not_measured_is_an_error_and_not_zeros() {
 }
 
 #[tokio::test]
+async fn only_a_revision_that_serves_must_have_data() {
+    let Some(real) = server().await else { return };
+    let (now, metric) = (now(), fresh_name("serving"));
+    real.push(&[(&format!("{metric}{{v=\"v1\"}}"), vec![(now - 30.0, 1.0), (now - 5.0, 9.0)])]).await;
+    let server = Server::new(real.url()).unwrap();
+    let selector = Selector::new(metric.as_str()).unwrap().revision("v").unwrap();
+    let source = Counts::new(&server, &selector, Matcher::is("code", "500").unwrap()).unwrap();
+    let gauges = Gauges::new(&server, &selector).unwrap();
+
+    // Before the start there is no candidate, and the traffic of the baseline is what is asked for.
+    let before = Query { serving: Serving::Baseline, ..query(now - 60.0, now) };
+    let reading = source.read(&before).await.unwrap();
+    assert_eq!(reading, Reading::since(at(now - 5.0), Samples::counts(Count::new(0, 0), Count::new(9, 0))));
+    assert_eq!(gauges.read(&before).await.unwrap().samples, Samples::Gauges(BTreeMap::new()));
+
+    // At the end the baseline is gone, and the candidate is judged alone.
+    let (v0, v1) = (RevisionId::try_from("v0").unwrap(), RevisionId::try_from("v1").unwrap());
+    let alone = Query { baseline: v0, candidate: v1, serving: Serving::Candidate, ..before };
+    let reading = source.read(&alone).await.unwrap();
+    assert_eq!(reading, Reading::since(at(now - 5.0), Samples::counts(Count::new(9, 0), Count::new(0, 0))));
+    let Samples::Gauges(values) = gauges.read(&alone).await.unwrap().samples else { panic!("gauges") };
+    assert!(values[""].candidate == 9.0 && values[""].baseline.is_nan(), "{values:?}");
+    let both = Query { serving: Serving::Both, ..alone };
+    assert!(source.read(&both).await.unwrap_err().to_string().contains("there is no sample of v0"));
+    assert!(gauges.read(&both).await.unwrap_err().to_string().contains("there is no sample of v0"));
+}
+
+#[tokio::test]
 async fn latencies_come_in_buckets_that_stand_alone() {
     let Some(real) = server().await else { return };
     let (now, metric) = (now(), fresh_name("times"));
@@ -134,6 +162,7 @@ fn query(since: f64, now: f64) -> Query {
         target: TargetId::try_from("checkout").unwrap(),
         baseline: RevisionId::try_from("v1").unwrap(),
         candidate: RevisionId::try_from("v2").unwrap(),
+        serving: Serving::Both,
         since: at(since),
         now: at(now),
     }

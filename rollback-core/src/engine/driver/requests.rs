@@ -62,15 +62,15 @@ impl Driver {
                 if matches!(self.rollout.state, State::RollingBack { .. }) {
                     return Ok(Note::new("it is rolling back already"));
                 }
-                if matches!(self.rollout.state, State::Stuck { .. }) {
-                    return no(format!("it is {state}; resume it or give it up"));
-                }
                 if self.try_feed(Event::Aborted { by, why: reason }, wall) {
                     return Ok(match &self.rollout.state {
                         State::RollingBack { .. } => Note::new("it goes back"),
                         State::Refused { .. } => Note::new("it ends here; nothing was changed"),
                         other => Note::new(other.describe(&self.rollout.plan)),
                     });
+                }
+                if matches!(self.rollout.state, State::Stuck { .. }) {
+                    return no(format!("there is no way back, and it is {state}; resume it or give it up"));
                 }
                 Ok(Note::new(format!("nothing to abort: it is {state}")))
             }

@@ -146,7 +146,8 @@ impl Memory {
                         )));
                     }
                 }
-                let mut counts = self.assign(counts, |sum: &mut Pair<Count>, more| sum.add(more), Pair::requests);
+                let most = self.most_labels(terms.test, total);
+                let mut counts = self.assign(counts, most, |sum: &mut Pair<Count>, more| sum.add(more), Pair::requests);
                 if total {
                     let before = match self.stood.replace(Stood::Counts(counts.clone())) {
                         Some(Stood::Counts(before)) => before,
@@ -171,7 +172,9 @@ impl Memory {
                     add_buckets(&mut sum.candidate, &more.candidate);
                     add_buckets(&mut sum.baseline, &more.baseline);
                 };
-                let mut counts = self.assign(counts, add, |pair| pair.candidate.iter().chain(&pair.baseline).sum());
+                let most = self.most_labels(terms.test, total);
+                let mut counts =
+                    self.assign(counts, most, add, |pair| pair.candidate.iter().chain(&pair.baseline).sum());
                 if total {
                     let before = match self.stood.replace(Stood::Buckets(counts.clone())) {
                         Some(Stood::Buckets(before)) => before,
@@ -188,7 +191,8 @@ impl Memory {
                     sum.baseline = sum.baseline.max(more.baseline);
                 };
                 let values = values.into_iter().filter(|(_, pair)| pair.candidate.is_finite()).collect();
-                self.assign(values, last, |_| 1)
+                let most = self.most_labels(terms.test, total);
+                self.assign(values, most, last, |_| 1)
                     .into_iter()
                     .map(|(label, pair)| self.measure(terms, &label, pair, *borne))
                     .fold(Pair::default(), plus)
@@ -218,6 +222,7 @@ impl Memory {
     fn assign<T>(
         &mut self,
         parts: BTreeMap<String, T>,
+        most: usize,
         add: impl Fn(&mut T, T),
         size: impl Fn(&T) -> u64,
     ) -> BTreeMap<String, T> {
@@ -229,7 +234,7 @@ impl Memory {
                 .map(|(label, part)| (label, size(part)))
                 .collect();
             labels.sort_by_key(|(_, size)| std::cmp::Reverse(*size));
-            labels.truncate(self.most_labels());
+            labels.truncate(most);
             let one = labels.len() == 1 && labels[0].0.is_empty();
             self.tracks = labels.into_iter().map(|(label, _)| (label.clone(), Track::default())).collect();
             if !one {
@@ -253,13 +258,28 @@ impl Memory {
         sorted
     }
 
-    /// The most labels that fit into six KiB of memory beside [`OTHERS`], with 32 buckets of a source without a history.
-    fn most_labels(&self) -> usize {
-        match self.test.as_str() {
-            "latency" => 3,
-            "a quantile" | "slow requests" => 4,
-            _ => 9,
-        }
+    /// The most labels that fit into six KiB of memory beside [`OTHERS`], reckoned with counts of ten digits. What is kept
+    /// of a label depends on the test, on the buckets, and on whether the source has a history or its counters are kept.
+    fn most_labels(&self, test: &Test, total: bool) -> usize {
+        const MEMORY: usize = 6 * 1024;
+        const COUNT: usize = "1000000000,".len();
+        const BOUND: usize = "2.8289999999999997,".len();
+        // As long as they were seen to get in a record.
+        const BET: usize = 430;
+        const GAUGE: usize = 500;
+        const REST: usize = 150;
+        let buckets = self.bounds.len() + 1;
+        let (kept, counters) = match test {
+            Test::Failures => (BET, 2),
+            Test::SlowerThan(_) => (BET, buckets),
+            Test::Quantiles(quantiles) => (quantiles.len() * BET + buckets * COUNT, buckets),
+            Test::Quantile(_) => (2 * buckets * COUNT, buckets),
+            Test::Gauge(_) => (GAUGE, 0),
+        };
+        let label = LABEL_LEN + r#""":{"o":[]},"#.len();
+        let stood = if total { label + 2 * counters * COUNT } else { 0 };
+        let tracks = (MEMORY - REST - self.bounds.len() * BOUND) / (label + kept + stood);
+        tracks.saturating_sub(1).max(1)
     }
 
     fn same_bounds(&mut self, bounds: &[f64]) -> Result<()> {

@@ -176,12 +176,13 @@ impl Gauges {
         })
     }
 
-    async fn arm(&self, names: &Names<'_>, now: Timestamp) -> Result<(BTreeMap<String, f64>, Timestamp)> {
+    /// The values of one revision and the time of the newest; none where it has no sample.
+    async fn arm(&self, names: &Names<'_>, now: Timestamp) -> Result<Option<(BTreeMap<String, f64>, Timestamp)>> {
         let (value, newest) = (self.value.render(names), self.newest.render(names));
         let (values, newest) =
             tokio::try_join!(self.server.instant(&value, Some(now)), self.server.instant(&newest, Some(now)))?;
         let newest = newest.series.first().and_then(|series| series.samples.last()).map(|sample| sample.value);
-        let newest = newest.filter(|at| at.is_finite()).ok_or_else(|| gone(&value))?;
+        let Some(newest) = newest.filter(|at| at.is_finite()) else { return Ok(None) };
         let newest = Timestamp::from_millisecond((newest * 1000.0).round() as i64)
             .map_err(|_| Error::new(ErrorKind::Internal, format!("the time of {value} is none")))?;
         let mut found = BTreeMap::new();
@@ -190,7 +191,7 @@ impl Gauges {
             let value = value.ok_or_else(|| not_a_number(&self.arms.metric))?;
             found.insert(self.arms.key(series), value);
         }
-        Ok((found, newest))
+        Ok(Some((found, newest)))
     }
 }
 
@@ -199,15 +200,19 @@ impl MetricSource for Gauges {
     async fn read(&self, query: &Query) -> Result<Reading> {
         let names = names(query);
         let of_the_baseline = names.of_the_baseline();
-        let ((candidate, one), (baseline, other)) =
+        let (candidate, baseline) =
             tokio::try_join!(self.arm(&names, query.now), self.arm(&of_the_baseline, query.now))?;
-        let until = fresh(one.min(other), query.now, &self.arms.metric)?;
+        let newest = |arm: &Option<(_, Timestamp)>| arm.as_ref().map(|(_, newest)| *newest);
+        let until = until(Pair { candidate: newest(&candidate), baseline: newest(&baseline) }, query)?;
         if until <= query.since {
             return Ok(Reading::since(query.since, Samples::Gauges(BTreeMap::new())));
         }
-        // A label that one of the revisions does not have cannot be compared.
+        let values = |arm: Option<(BTreeMap<String, f64>, _)>| arm.map(|(values, _)| values).unwrap_or_default();
+        let (candidate, baseline) = (values(candidate), values(baseline));
+        // A label that a revision that serves does not have cannot be compared.
         let both = candidate.into_iter().filter_map(|(key, candidate)| {
-            let baseline = *baseline.get(&key)?;
+            let baseline = baseline.get(&key).copied();
+            let baseline = if query.serving.baseline() { baseline? } else { baseline.unwrap_or(f64::NAN) };
             Some((key, Pair { candidate, baseline }))
         });
         Ok(Reading::since(until, Samples::Gauges(both.collect())))
@@ -288,15 +293,26 @@ fn names(query: &Query) -> Names<'_> {
     }
 }
 
-/// How far the samples of both revisions reach.
+/// How far the samples reach.
 fn newest(found: &Pair<Found>, query: &Query) -> Result<Timestamp> {
-    let of = |found: &Found, revision: &str| {
-        let newest = found.series.iter().filter_map(|series| series.samples.last()).map(|sample| sample.at).max();
-        newest.ok_or_else(|| gone(revision))
-    };
-    let candidate = fresh(of(&found.candidate, query.candidate.as_str())?, query.now, query.candidate.as_str())?;
-    let baseline = fresh(of(&found.baseline, query.baseline.as_str())?, query.now, query.baseline.as_str())?;
-    Ok(candidate.min(baseline))
+    let of =
+        |found: &Found| found.series.iter().filter_map(|series| series.samples.last()).map(|sample| sample.at).max();
+    until(Pair { candidate: of(&found.candidate), baseline: of(&found.baseline) }, query)
+}
+
+/// How far the data of those reaches that serve, by the newest sample of each revision.
+fn until(newest: Pair<Option<Timestamp>>, query: &Query) -> Result<Timestamp> {
+    let mut until = query.now;
+    for (newest, revision, serves) in [
+        (newest.candidate, &query.candidate, query.serving.candidate()),
+        (newest.baseline, &query.baseline, query.serving.baseline()),
+    ] {
+        if serves {
+            let newest = newest.ok_or_else(|| gone(revision.as_str()))?;
+            until = until.min(fresh(newest, query.now, revision.as_str())?);
+        }
+    }
+    Ok(until)
 }
 
 fn fresh(newest: Timestamp, now: Timestamp, what: &str) -> Result<Timestamp> {

@@ -1,0 +1,14 @@
+//! Real servers: the same as for the tests of rollback-core.
+
+#![expect(dead_code, reason = "these tests do not need all that those need")]
+
+#[path = "../../../rollback-core/tests/it/support/alertmanager.rs"]
+pub(crate) mod alertmanager;
+#[path = "../../../rollback-core/tests/it/support/prometheus.rs"]
+pub(crate) mod prometheus;
+#[path = "../../../rollback-core/tests/it/support/raw.rs"]
+mod raw;
+#[path = "../../../rollback-core/tests/it/support/skip.rs"]
+mod skip;
+
+pub(crate) use self::skip::skip;

@@ -1,0 +1,196 @@
+//! The way into a cluster: credentials, timeouts, and one place where requests are sent and answers are sorted.
+
+use std::{fmt, path::Path, sync::Arc, time::Duration};
+
+use futures_util::{Stream, StreamExt as _};
+use http::{HeaderValue, Request, StatusCode, header};
+use http_body_util::{BodyExt as _, Limited};
+use kube::{
+    Config,
+    client::Body,
+    config::{KubeConfigOptions, Kubeconfig},
+    core::{Status, WatchEvent},
+};
+use rollback_core::{Error, ErrorKind, Result};
+use serde::de::DeserializeOwned;
+
+use crate::error;
+
+/// The API server of one cluster, as one set of credentials sees it. Clones share connections.
+///
+/// Every call has a timeout, 10 seconds unless said otherwise, and is sent once: what may be asked again the engine asks
+/// again, and a repeated write whose first answer was lost would be taken for somebody else's. `Retry-After` is handed
+/// on and obeyed there.
+#[derive(Clone)]
+pub struct Client {
+    kube: kube::Client,
+    manager: Arc<str>,
+    timeout: Duration,
+}
+
+impl Client {
+    /// The largest answer, in bytes: a page of 500 large objects.
+    const MAX_ANSWER: usize = 64 << 20;
+
+    /// The cluster of the environment: what `KUBECONFIG` names, else `~/.kube/config`, else the cluster that this
+    /// process runs in.
+    ///
+    /// # Errors
+    /// `Invalid` when there is none, or it cannot be read; the error names the file.
+    pub async fn from_env() -> Result<Self> {
+        let config = Config::infer().await;
+        Self::new(
+            config
+                .map_err(|e| Error::invalid("no cluster is configured: neither a kubeconfig nor a pod").because(e))?,
+        )
+    }
+
+    /// The cluster that this process runs in as a pod, by its service account.
+    ///
+    /// # Errors
+    /// `Invalid` when it does not run in a cluster.
+    pub fn in_cluster() -> Result<Self> {
+        let config = Config::incluster();
+        Self::new(
+            config
+                .map_err(|e| Error::invalid("this process does not run as a pod with a service account").because(e))?,
+        )
+    }
+
+    /// The cluster of a kubeconfig file, in this context or else its current one.
+    ///
+    /// # Errors
+    /// `Invalid` when the file cannot be read, is no kubeconfig, or has no such context.
+    pub async fn from_kubeconfig(file: impl AsRef<Path>, context: Option<&str>) -> Result<Self> {
+        let file = file.as_ref();
+        let unusable = |e| Error::invalid(format!("the kubeconfig {} cannot be used", file.display())).because(e);
+        let kubeconfig = Kubeconfig::read_from(file).map_err(unusable)?;
+        let options = KubeConfigOptions { context: context.map(str::to_owned), ..KubeConfigOptions::default() };
+        Self::new(Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(unusable)?)
+    }
+
+    /// A client that was made elsewhere: a proxy, an impersonation, a private authority. Leave out kube's own retries
+    /// (`default_retry`): they repeat writes too.
+    pub fn from_kube(kube: kube::Client) -> Self {
+        Self { kube, manager: "rollback".into(), timeout: Duration::from_secs(10) }
+    }
+
+    fn new(mut config: Config) -> Result<Self> {
+        // Beside another provider rustls could not tell which is meant, and would panic.
+        if rustls::crypto::CryptoProvider::get_default().is_none() {
+            // Somebody else may have been faster, and is as welcome.
+            let _ = rustls::crypto::ring::default_provider().install_default();
+        }
+        config.connect_timeout = Some(Duration::from_secs(3));
+        // For what hangs in the middle of an answer. Watches are silent for longer, but no longer than this: their
+        // server sends bookmarks, and ends them.
+        config.read_timeout = Some(Duration::from_secs(60));
+        config.reset_reader_on_write = true;
+        config.default_retry = false;
+        let kube = kube::Client::try_from(config);
+        Ok(Self::from_kube(kube.map_err(|e| Error::invalid("the cluster's configuration cannot be used").because(e))?))
+    }
+
+    /// With this name as the manager of the fields that are written (at most 128 bytes). Default `rollback`.
+    #[must_use]
+    pub fn field_manager(mut self, name: &str) -> Self {
+        self.manager = name.into();
+        self
+    }
+
+    /// Waits at most this long for an answer.
+    #[must_use]
+    pub const fn timeout(mut self, time: Duration) -> Self {
+        self.timeout = time;
+        self
+    }
+
+    /// The namespace of the context, of the pod, or `default`.
+    pub fn namespace(&self) -> &str {
+        self.kube.default_namespace()
+    }
+
+    pub(crate) fn manager(&self) -> &str {
+        &self.manager
+    }
+
+    /// Sends a request and reads its answer.
+    ///
+    /// Not by kube's own `request`, which writes an answer that it cannot read into the log: it may be a Secret.
+    pub(crate) async fn call<T: DeserializeOwned>(&self, what: &str, request: Request<Vec<u8>>) -> Result<T> {
+        let answered = async {
+            let (code, _, body) = self.answer(what, request).await?;
+            serde_json::from_slice(&body).map_err(|e| {
+                let text = format!("{what}: the answer (status {}) is not what was asked for", code.as_u16());
+                Error::new(ErrorKind::Internal, text).because(e)
+            })
+        };
+        tokio::time::timeout(self.timeout, answered).await.unwrap_or_else(|_| Err(self.late(what)))
+    }
+
+    /// Sends a request whose answer is text: a container's log.
+    pub(crate) async fn text(&self, what: &str, request: Request<Vec<u8>>) -> Result<String> {
+        let answered = async {
+            let (_, _, body) = self.answer(what, request).await?;
+            Ok(String::from_utf8_lossy(&body).into_owned())
+        };
+        tokio::time::timeout(self.timeout, answered).await.unwrap_or_else(|_| Err(self.late(what)))
+    }
+
+    /// Begins a watch. Only its beginning has a timeout; its events come when they come.
+    pub(crate) async fn events<T: Clone + DeserializeOwned>(
+        &self,
+        what: &str,
+        mut request: Request<Vec<u8>>,
+    ) -> Result<impl Stream<Item = Result<WatchEvent<T>>> + use<T>> {
+        sign(&mut request);
+        let begun = tokio::time::timeout(self.timeout, self.kube.request_events(request)).await;
+        let what: Arc<str> = what.into();
+        let sorted = |what: &str, e: kube::Error| match e {
+            kube::Error::Api(said) => {
+                let code = StatusCode::from_u16(said.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+                error::status(what, code, &said, None)
+            }
+            other => error::sent(what, other),
+        };
+        let events = begun.map_err(|_| self.late(&what))?.map_err(|e| sorted(&what, e))?;
+        Ok(events.map(move |event: Result<WatchEvent<T>, kube::Error>| event.map_err(|e| sorted(&what, e))))
+    }
+
+    async fn answer(
+        &self,
+        what: &str,
+        mut request: Request<Vec<u8>>,
+    ) -> Result<(StatusCode, header::HeaderMap, Vec<u8>)> {
+        sign(&mut request);
+        let answer = self.kube.send(request.map(Body::from)).await.map_err(|e| error::sent(what, e))?;
+        let (head, body) = answer.into_parts();
+        let read = Limited::new(body, Self::MAX_ANSWER).collect().await;
+        let body =
+            read.map_err(|e| Error::new(ErrorKind::Unavailable, format!("{what}: the answer broke off")).because(e))?;
+        let body = body.to_bytes().to_vec();
+        if head.status.is_success() {
+            return Ok((head.status, head.headers, body));
+        }
+        // A proxy's page is no Status: then the number alone has to do.
+        let said = serde_json::from_slice::<Status>(&body).unwrap_or_default();
+        let after = head.headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+        Err(error::status(what, head.status, &said, after.map(Duration::from_secs)))
+    }
+
+    fn late(&self, what: &str) -> Error {
+        Error::new(ErrorKind::Unavailable, format!("{what}: no answer within {:?}", self.timeout))
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("namespace", &self.namespace()).finish_non_exhaustive()
+    }
+}
+
+fn sign(request: &mut Request<Vec<u8>>) {
+    request.headers_mut().entry(header::USER_AGENT).or_insert(HeaderValue::from_static(USER_AGENT));
+}
+
+const USER_AGENT: &str = concat!("rollback-k8s/", env!("CARGO_PKG_VERSION"));
