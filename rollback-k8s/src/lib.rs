@@ -3,5 +3,8 @@
 
 mod client;
 mod error;
+pub mod gate;
+pub mod store;
+mod watch;
 
-pub use self::client::Client;
+pub use self::{client::Client, watch::Watches};
