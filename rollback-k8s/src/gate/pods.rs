@@ -26,7 +26,7 @@ use super::{
     missing, not_in_place,
     pod::Pod,
 };
-use crate::watch::{Kind, asking, Namespace, Set, Watches};
+use crate::watch::{Kind, Namespace, Set, Watches, asking};
 
 /// Judges the candidate's pods, beside those of the baseline: by watch, and woken the moment one of them changes.
 ///

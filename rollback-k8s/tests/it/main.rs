@@ -1,3 +1,7 @@
-//! Everything about the crate that needs more than a function: on a real API server, and on one that is away or slow.
+//! Everything about the crate that needs more than a function: on a real API server, and over a line that is ill.
 
+mod cluster;
+mod gates;
+mod line;
+mod skip;
 mod store;
