@@ -28,7 +28,10 @@ use self::{
         TARGET,
     },
 };
-use crate::Client;
+use crate::{
+    Client,
+    access::{self, Access},
+};
 
 /// Keeps rollouts as Secrets of one namespace, and beats by a `coordination.k8s.io` Lease per process.
 ///
@@ -109,23 +112,43 @@ impl Secrets {
         self
     }
 
-    /// What the store needs, as YAML for `kubectl apply`: the namespace, and a role in it for this service account.
-    pub fn manifest(namespace: &str, account: &str, accounts_namespace: &str) -> String {
-        let rules: String = Api::ACCESS
-            .iter()
-            .map(|(group, resource, verbs)| {
-                format!("- {{apiGroups: [\"{group}\"], resources: [{resource}], verbs: [{}]}}\n", verbs.join(", "))
-            })
-            .collect();
-        format!(
-            "apiVersion: v1\nkind: Namespace\nmetadata: {{name: {namespace}}}\n---\n\
-             apiVersion: rbac.authorization.k8s.io/v1\nkind: Role\n\
-             metadata: {{name: rollback-store, namespace: {namespace}}}\nrules:\n{rules}---\n\
+    /// What the store has to be allowed, in its namespace.
+    pub const RIGHTS: &[Access] = &[
+        Access {
+            group: "",
+            resource: "secrets",
+            verbs: &["get", "list", "create", "update", "delete"],
+            why: "keep records",
+        },
+        Access {
+            group: "coordination.k8s.io",
+            resource: "leases",
+            verbs: &["list", "create", "patch", "delete"],
+            why: "tell the other processes that this one lives",
+        },
+    ];
+
+    /// What the store needs, as YAML for `kubectl apply`: the namespace, a role in it, and the binding of the role to this
+    /// service account, as `shop/deployer`.
+    ///
+    /// # Errors
+    /// `Invalid` when the namespace or the account is none.
+    pub fn manifest(namespace: &str, account: &str) -> Result<String> {
+        let role = access::role("rollback-store", namespace, Self::RIGHTS)?;
+        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
+        let account = account
+            .split_once('/')
+            .filter(|(from, name)| [from, name].iter().all(|name| !name.is_empty() && name.chars().all(plain)));
+        let Some((from, account)) = account else {
+            return Err(Error::invalid("the service account is none; one as NAMESPACE/NAME is accepted"));
+        };
+        Ok(format!(
+            "apiVersion: v1\nkind: Namespace\nmetadata: {{name: {namespace}}}\n---\n{role}---\n\
              apiVersion: rbac.authorization.k8s.io/v1\nkind: RoleBinding\n\
              metadata: {{name: rollback-store, namespace: {namespace}}}\n\
              roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: Role, name: rollback-store}}\n\
-             subjects:\n- {{kind: ServiceAccount, name: {account}, namespace: {accounts_namespace}}}\n"
-        )
+             subjects:\n- {{kind: ServiceAccount, name: {account}, namespace: {from}}}\n"
+        ))
     }
 
     /// The head of a subject, as it is now.

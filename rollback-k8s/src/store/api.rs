@@ -54,12 +54,6 @@ struct Named {
 }
 
 impl Api {
-    /// What the store has to be allowed: group, resource, verbs.
-    pub(super) const ACCESS: &[(&str, &str, &[&str])] = &[
-        ("", "secrets", &["get", "list", "create", "update", "delete"]),
-        ("coordination.k8s.io", "leases", &["list", "create", "patch", "delete"]),
-    ];
-
     pub(super) fn new(client: &Client, namespace: &str) -> Result<Self> {
         let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
         if namespace.is_empty() || namespace.len() > 63 || !namespace.chars().all(plain) {
