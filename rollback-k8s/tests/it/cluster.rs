@@ -12,6 +12,15 @@ pub(crate) fn kubeconfig() -> Option<PathBuf> {
     env::var_os("ROLLBACK_TEST_KUBECONFIG").map(PathBuf::from)
 }
 
+/// A client of its server, without ours in between.
+pub(crate) async fn kube(kubeconfig: &PathBuf) -> kube::Client {
+    // Somebody else may have been faster.
+    drop(rustls::crypto::ring::default_provider().install_default());
+    let config = Kubeconfig::read_from(kubeconfig).expect("a kubeconfig");
+    let config = kube::Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await.expect("a cluster");
+    kube::Client::try_from(config).expect("a client")
+}
+
 /// A namespace of its own.
 pub(crate) struct Place {
     pub(crate) kube: kube::Client,
@@ -26,11 +35,7 @@ impl Place {
             crate::skip::skip("kubernetes", "ROLLBACK_TEST_KUBECONFIG names none");
             return None;
         };
-        drop(rustls::crypto::ring::default_provider().install_default());
-        let config = Kubeconfig::read_from(&kubeconfig).expect("a kubeconfig");
-        let config =
-            kube::Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await.expect("a cluster");
-        let kube = kube::Client::try_from(config).expect("a client");
+        let kube = kube(&kubeconfig).await;
         let namespace = format!("{test}-{:08x}", fastrand::u32(..));
         let place = Self { kube, kubeconfig, namespace };
         let namespace = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": place.namespace } });
@@ -93,7 +98,7 @@ impl Place {
     }
 
     /// Removes everything. Not on a failure: then somebody may want to look.
-    pub(crate) async fn remove(self) {
+    pub(crate) async fn remove(&self) {
         let path = format!("/api/v1/namespaces/{}", self.namespace);
         self.send("DELETE", &path, &Value::Null).await;
     }

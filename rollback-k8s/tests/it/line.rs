@@ -12,11 +12,7 @@ use futures_util::stream;
 use http::{Request, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, Full, StreamBody, combinators::UnsyncBoxBody};
-use kube::{
-    Config,
-    client::Body,
-    config::{KubeConfigOptions, Kubeconfig},
-};
+use kube::client::Body;
 use rollback_k8s::Client;
 use serde_json::{Value, json};
 
@@ -54,13 +50,7 @@ pub(crate) struct Line {
 impl Line {
     /// A client whose requests go over this line to the server of a kubeconfig.
     pub(crate) async fn client(&self, kubeconfig: &PathBuf) -> Client {
-        let config = Kubeconfig::read_from(kubeconfig).expect("a kubeconfig");
-        let mut config =
-            Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await.expect("a cluster");
-        config.default_retry = false;
-        // The rustls of this process may have another provider beside.
-        drop(rustls::crypto::ring::default_provider().install_default());
-        let inner = kube::Client::try_from(config).expect("a client");
+        let inner = crate::cluster::kube(kubeconfig).await;
         Client::from_kube(kube::Client::new(self.service(inner), "default"))
     }
 

@@ -3,5 +3,6 @@
 mod cluster;
 mod gates;
 mod line;
+mod replicas;
 mod skip;
 mod store;
