@@ -194,4 +194,4 @@ pub(crate) fn workload_of(owner: &Owner) -> Option<(Kind, Box<str>)> {
 /// The annotation by which the Deployment controller numbers a Deployment's templates.
 const REVISION: &str = "deployment.kubernetes.io/revision";
 /// The annotation in which a backend leaves the nonce of the attempt that changed a workload last.
-const NONCE: &str = "rollback.rs/nonce";
+const NONCE: &str = "rollback.rs/attempt";

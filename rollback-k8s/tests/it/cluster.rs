@@ -83,7 +83,7 @@ impl Place {
     /// Changes the image as a rollout does that leaves this nonce.
     pub(crate) async fn set_image(&self, name: &str, image: &str, nonce: &str) {
         let patch = json!({
-            "metadata": { "annotations": { "rollback.rs/nonce": nonce } },
+            "metadata": { "annotations": { "rollback.rs/attempt": nonce } },
             "spec": { "template": { "spec": { "containers": [{ "name": "app", "image": image }] } } },
         });
         self.send("PATCH", &format!("{}/{name}", self.deployments()), &patch).await;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use rollback_core::{
+    ErrorKind,
     clock::{Clock as _, SystemClock},
     engine::{Engine, NewRollout, Target},
     gate::{Evidence, HealthGate, Policy, Standing, Verdict, Window},
@@ -16,6 +17,7 @@ use rollback_core::{
 use rollback_k8s::{
     Watches,
     gate::{Conditions, Pods},
+    store::Secrets,
 };
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout};
@@ -211,4 +213,107 @@ async fn a_watch_that_is_too_old_or_hangs_or_is_denied_is_made_up_for_by_lists()
         assert!(sent.len() < 400, "{fault:?} takes {} requests", sent.len());
         place.remove().await;
     }
+}
+
+#[tokio::test]
+async fn an_api_server_that_is_away_for_a_minute_is_borne_and_nothing_is_decided_meanwhile() {
+    let Some(place) = Place::new("away").await else { return };
+    place.deployment("web", "app:good", 2).await;
+    let line = Line::default();
+    let client = line.client(&place.kubeconfig).await;
+    let watches = Watches::new(&client);
+    let gate = Pods::of(&watches, &place.namespace, "deployment/web").unwrap();
+    let engine = Engine::new(Secrets::new(&client, &place.namespace).unwrap()).unwrap();
+    let fake = Fake::new("good", "bad");
+    let target = Target::new("web", fake.clone()).unwrap();
+    engine.register(target.gate(gate, Policy::default().every(Duration::from_secs(1)))).unwrap();
+    place.set_image("web", "app:good2", "web-1/1/candidate").await;
+    let plan = Plan::new([Step::new(Weight::ALL, Duration::from_secs(3600))]).unwrap();
+    let rollout = NewRollout::new("web", fake.candidate(), plan).unwrap().id("web-1".try_into().unwrap());
+    let handle = engine.start(rollout).await.unwrap();
+    let gate = || handle.status().gates[0].clone();
+    place.until("it is healthy", async || gate().standing == Standing::Healthy).await;
+
+    line.disturb(|_| Some(Fault::Away));
+    line.sent();
+    sleep(Duration::from_secs(60)).await;
+    let status = handle.status();
+    assert!(matches!(status.state, State::Baking { .. }), "{:?}", status.state);
+    assert_eq!(gate().standing, Standing::Inconclusive, "what is a minute old is not known: {:?}", gate());
+    let sent = line.sent();
+    assert!(sent.len() < 600, "{} requests in a minute to a server that is away", sent.len());
+    line.calm();
+    place.until("it is healthy again", async || gate().standing == Standing::Healthy).await;
+    assert!(matches!(handle.status().state, State::Baking { .. }), "{:?}", handle.status().state);
+
+    place.set_image("web", "app:bad", "web-1/1/candidate").await;
+    let outcome = timeout(Duration::from_secs(30), handle.finished()).await.expect("it goes back");
+    assert!(matches!(outcome.rollout.state, State::RolledBack { .. }), "{:?}", outcome.rollout.state);
+    place.remove().await;
+}
+
+#[tokio::test]
+async fn a_watch_that_a_busy_server_turns_away_waits_as_long_as_it_is_told() {
+    let Some(place) = Place::new("busy").await else { return };
+    place.deployment("web", "app:good", 1).await;
+    let line = Line::default();
+    let watches = Watches::new(&line.client(&place.kubeconfig).await);
+    let gate = Pods::of(&watches, &place.namespace, "deployment/web").unwrap();
+    line.disturb(|request| request.contains("/pods?").then_some(Fault::Busy(2)));
+    let mut judge = Judge::new("r");
+    place.set_image("web", "app:good2", "r/1/candidate").await;
+    let verdict = judge.ask(&gate).await;
+    assert!(verdict.evidence().summary.contains("the API server is busy"), "{}", verdict.evidence().summary);
+    line.sent();
+    sleep(Duration::from_millis(4_500)).await;
+    let asked = line.sent().iter().filter(|request| request.contains("/pods?")).count();
+    assert!((1..=3).contains(&asked), "asked {asked} times within 4.5 s, every 2 s at most");
+    line.calm();
+    judge.until(&gate, Standing::Healthy).await;
+    place.remove().await;
+}
+
+#[tokio::test]
+async fn one_watch_a_kind_serves_every_gate_of_a_process() {
+    let Some(place) = Place::new("shared").await else { return };
+    place.deployment("web", "app:good", 1).await;
+    let line = Line::default();
+    let watches = Watches::new(&line.client(&place.kubeconfig).await);
+    place.set_image("web", "app:good2", "r/1/candidate").await;
+    let gates: Vec<Pods> = (0..20).map(|_| Pods::of(&watches, &place.namespace, "deployment/web").unwrap()).collect();
+    let mut judges: Vec<Judge> = gates.iter().map(|_| Judge::new("r")).collect();
+    for (gate, judge) in gates.iter().zip(&mut judges) {
+        judge.until(gate, Standing::Healthy).await;
+    }
+    let sent = line.sent();
+    let begun: Vec<&String> = sent.iter().filter(|request| request.contains("watch=true")).collect();
+    assert!(
+        begun.len() <= 6 && sent.len() <= 9,
+        "pods, ReplicaSets and Deployments, each listed and watched: {sent:?}"
+    );
+    place.remove().await;
+}
+
+#[tokio::test]
+async fn a_gate_on_what_is_not_there_refuses_the_start_and_bad_names_are_told() {
+    let Some(place) = Place::new("absent").await else { return };
+    let watches = Watches::new(&Line::default().client(&place.kubeconfig).await);
+    for bad in ["web", "cronjob/web", "deployment/", "deployment/Web", "deployment/a/b"] {
+        let error = Pods::of(&watches, &place.namespace, bad).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        assert!(error.to_string().contains("deployment/NAME"), "{error}");
+    }
+    let error = Conditions::of(&watches, &place.namespace, "statefulset/db").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+
+    let gate = Pods::of(&watches, &place.namespace, "deployment/web").unwrap();
+    let engine = Engine::new(Memory::new()).unwrap();
+    let fake = Fake::new("good", "bad");
+    engine.register(Target::new("web", fake.clone()).unwrap().gate(gate, Policy::default())).unwrap();
+    let plan = Plan::new([Step::new(Weight::ALL, Duration::from_secs(1))]).unwrap();
+    let handle = engine.start(NewRollout::new("web", fake.candidate(), plan).unwrap()).await.unwrap();
+    let outcome = handle.finished().await;
+    let State::Refused { why } = &outcome.rollout.state else { panic!("{:?}", outcome.rollout.state) };
+    assert!(format!("{why:?}").contains("there is no deployment/web in namespace"), "{why:?}");
+    place.remove().await;
 }
