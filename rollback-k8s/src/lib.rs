@@ -10,5 +10,6 @@ pub mod store;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod watch;
+pub mod workload;
 
-pub use self::{client::Client, watch::Watches};
+pub use self::{client::Client, watch::Watches, workload::Workload};

@@ -1,0 +1,184 @@
+//! What is proved before anything changes.
+
+use rollback_core::{Error, ErrorKind, Result, backend::Readiness, model::Change};
+use serde_json::Value;
+
+use super::{Kind, Pair, Workload, annotation, configs, configs::There, convergence, hash, template};
+use crate::object::{AUTOSCALERS, Write, map, text};
+
+impl Workload {
+    pub(super) async fn prove(&self, change: &Change, pair: &Pair) -> Result<Readiness> {
+        let mut ready = Readiness::default();
+        let object = match self.read().await {
+            Ok(object) => object,
+            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Denied) => {
+                return Ok(ready.refused(format!("{self} cannot be read: {}", e.chain())));
+            }
+            Err(e) => return Err(e),
+        };
+        if text(&object, "/metadata/uid") != pair.baseline.uid {
+            return Ok(ready.refused(format!("{self} was deleted and made again since the baseline was recorded")));
+        }
+        if pair.candidate.uid != pair.baseline.uid {
+            return Ok(
+                ready.refused(format!("the candidate was made for another object than {self} is now; make it again"))
+            );
+        }
+        if let Some(made_from) = &pair.candidate.made_from
+            && *made_from != hash(&pair.baseline.template)
+            && pair.candidate.template != pair.baseline.template
+        {
+            return Ok(ready.refused(format!(
+                "the pod template of {self} has changed since the candidate was made from it, and that change would be \
+                 undone; make the candidate again"
+            )));
+        }
+        for right in self.rights() {
+            let of_this_one = right.resource == self.kind.resource().plural;
+            let optional = ["configmaps", "secrets", "horizontalpodautoscalers"].contains(&right.resource);
+            let found = right.prove(
+                &self.client,
+                &self.namespace,
+                of_this_one.then_some(self.name.as_str()),
+                Readiness::default(),
+            );
+            let mut found = found.await?;
+            if optional {
+                // What is only looked at is not worth a refusal.
+                found.not_provable.append(&mut found.refused);
+            }
+            ready = ready.and(found);
+        }
+        if let Some(why) = convergence::never(self.kind, &object) {
+            ready = ready.refused(format!("{self} would never converge: {why}"));
+        }
+        if self.kind != Kind::DaemonSet && convergence::replicas(&object) == 0 {
+            ready = ready.refused(format!("{self} is scaled to 0: nothing would show whether the candidate works"));
+        }
+        if ready.refused.is_empty() {
+            ready = self.try_out(change, pair, &object, ready).await?;
+        }
+        ready = self.owner(&object, ready);
+        ready = self.scaler(ready).await?;
+        ready = self.configuration(pair, ready).await?;
+        if self.kind == Kind::StatefulSet
+            && text(&object, "/spec/podManagementPolicy") != "Parallel"
+            && !self.deletes_stuck_pods
+        {
+            ready = ready.not_restored(
+                "a pod that never becomes ready holds up the way back until somebody deletes it: allow that with \
+                 delete_stuck_pods",
+            );
+        }
+        Ok(ready.not_provable("that there is room in the cluster for the new pods, and that they start"))
+    }
+
+    /// Both ways, carried out by the API server with admission and validation, and not kept.
+    async fn try_out(&self, change: &Change, pair: &Pair, object: &Value, ready: Readiness) -> Result<Readiness> {
+        let mut ready = ready;
+        for (to, id, back) in
+            [(&pair.candidate, &change.candidate.id, false), (&pair.baseline, &change.baseline.id, true)]
+        {
+            let what = if back { "the recorded template" } else { "the candidate's template" };
+            let patch = self.patch(object, to, id.as_str(), "tried out", back);
+            match self.write(&patch, Write::Dry).await {
+                Ok(after) if *template(&after) == to.template => {
+                    ready = ready.proved(format!("the API server accepts {what} (dry run)"));
+                }
+                Ok(_) => {
+                    let why = format!("the API server, or an admission webhook, changes {what} as it comes in");
+                    ready = ready
+                        .refused(format!("{why}: make the candidate with Workload::template, which takes that along"));
+                }
+                // Somebody, as its controller, wrote the object since it was read: asked again at the next try.
+                Err(e) if e.kind() == ErrorKind::Conflict => {
+                    let text = format!("{self} changed while it was looked at");
+                    return Err(Error::new(ErrorKind::Unavailable, text).because(e));
+                }
+                Err(e) if e.is_transient() => return Err(e),
+                Err(e) if back => ready = ready.no_way_back(format!("{what} would not be accepted: {}", e.chain())),
+                Err(e) => ready = ready.refused(format!("{what} would not be accepted: {}", e.chain())),
+            }
+        }
+        Ok(ready)
+    }
+
+    /// Who would undo what is done here.
+    fn owner(&self, object: &Value, ready: Readiness) -> Readiness {
+        let Some(owner) = gitops(object) else {
+            return ready.proved("no sign that Argo CD or Flux owns it");
+        };
+        match &self.despite_gitops {
+            Some(why) => ready.not_provable(format!("{owner} owns {self}, and may undo what is done here; allowed: {why}")),
+            None => ready.refused(format!(
+                "{owner} owns {self} and would undo what is done here: release by its repository, or suspend it and say so \
+                 with despite_gitops"
+            )),
+        }
+    }
+
+    async fn scaler(&self, ready: Readiness) -> Result<Readiness> {
+        if self.kind == Kind::DaemonSet {
+            return Ok(ready);
+        }
+        let scalers = match self.client.list(AUTOSCALERS, &self.namespace, "").await {
+            // Said already, with the rights.
+            Err(e) if matches!(e.kind(), ErrorKind::Denied | ErrorKind::NotFound) => return Ok(ready),
+            scalers => scalers?,
+        };
+        let ours = |scaler: &&Value| {
+            text(scaler, "/spec/scaleTargetRef/kind") == self.kind.resource().kind
+                && text(scaler, "/spec/scaleTargetRef/name") == self.name
+        };
+        Ok(match scalers.iter().find(ours) {
+            Some(scaler) => ready.proved(format!(
+                "the number of pods is left to HorizontalPodAutoscaler {}",
+                text(scaler, "/metadata/name")
+            )),
+            None => ready,
+        })
+    }
+
+    async fn configuration(&self, pair: &Pair, mut ready: Readiness) -> Result<Readiness> {
+        for config in configs::of(&pair.candidate.template) {
+            ready = match config.is_there(&self.client, &self.namespace).await? {
+                There::Yes => ready.proved(format!("{config} is there")),
+                There::No if config.is_needed() => ready.refused(format!(
+                    "{config}, which the candidate's pods need, is not in namespace {}",
+                    self.namespace
+                )),
+                There::No => ready,
+                There::Hidden => ready.not_provable(format!("that {config} is there: it may not be read")),
+            };
+        }
+        for config in &pair.baseline.configs {
+            ready = ready.not_restored(format!("what {config} holds: it is no part of the revision"));
+        }
+        Ok(ready)
+    }
+}
+
+/// Argo CD or Flux, by the marks that they leave.
+fn gitops(object: &Value) -> Option<String> {
+    let label = |name: &str| {
+        map(object, "/metadata/labels").find(|(key, _)| *key == name).and_then(|(_, value)| value.as_str())
+    };
+    if let Some(id) = annotation(object, "argocd.argoproj.io/tracking-id") {
+        return Some(format!("Argo CD ({})", id.split(':').next().unwrap_or(id)));
+    }
+    for (name, what) in [
+        ("kustomize.toolkit.fluxcd.io/name", "Flux's Kustomization"),
+        ("helm.toolkit.fluxcd.io/name", "Flux's HelmRelease"),
+        ("argocd.argoproj.io/instance", "Argo CD"),
+    ] {
+        if let Some(value) = label(name) {
+            return Some(format!("{what} {value}"));
+        }
+    }
+    let managers = object.pointer("/metadata/managedFields").and_then(Value::as_array).into_iter().flatten();
+    let known = ["argocd-controller", "argocd-application-controller", "kustomize-controller", "helm-controller"];
+    managers.map(|it| text(it, "/manager")).find(|manager| known.contains(manager)).map(|manager| match manager {
+        "kustomize-controller" | "helm-controller" => format!("Flux ({manager})"),
+        manager => format!("Argo CD ({manager})"),
+    })
+}

@@ -1,0 +1,334 @@
+//! Workloads: the conformance suite and the sweeps on an API server in memory, whole rollouts on a real one.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use rollback_core::{
+    ErrorKind,
+    backend::DeploymentBackend,
+    engine::{Engine, NewRollout, Outcome, Target},
+    gate::Policy,
+    model::Revision,
+    plan::{Deadlines, Plan},
+    state::{Cause, Refusal, State},
+    store::Memory,
+    testing::{
+        backend::{self, Bench, Outcome as Kept},
+        gates::Scripted,
+        sweep::{Scenario, Sweep},
+    },
+};
+use rollback_k8s::{
+    Workload,
+    testing::{Cluster, Fault},
+    workload::Kind,
+};
+use serde_json::{Value, json};
+
+use crate::support::cluster::{self, bad, deployment, good};
+
+/// A workload in memory, and the candidate that was made for it once.
+struct Scene {
+    cluster: Cluster,
+    kind: Kind,
+    candidate: Revision,
+}
+
+fn manifest(kind: Kind) -> Value {
+    let mut object = deployment("web", "shop:1");
+    object["kind"] = json!(format!("{kind:?}"));
+    if kind == Kind::DaemonSet {
+        object["spec"].as_object_mut().unwrap().remove("replicas");
+    }
+    object["spec"]["template"]["spec"]["containers"][0]["env"] = json!([{"name": "PASSWORD", "value": "hunter2"}]);
+    object
+}
+
+impl Scene {
+    async fn new(kind: Kind) -> Self {
+        let cluster = Cluster::new();
+        let uid = cluster.put(&manifest(kind))["metadata"]["uid"].clone();
+        let candidate = workload(&cluster, kind).images([("web", "shop:2")]).await.unwrap();
+        assert_eq!(uid, json!("uid-1"));
+        Self { cluster, kind, candidate }
+    }
+}
+
+fn workload(cluster: &Cluster, kind: Kind) -> Workload {
+    Workload::new(&cluster.client(), kind, "default", "web").unwrap()
+}
+
+#[async_trait]
+impl Bench for Scene {
+    async fn reset(&self) {
+        // The same object throughout: the candidate was made for it.
+        self.cluster.put(&manifest(self.kind));
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    }
+
+    async fn connect(&self) -> Arc<dyn DeploymentBackend> {
+        Arc::new(workload(&self.cluster, self.kind))
+    }
+
+    fn candidate(&self) -> Revision {
+        self.candidate.clone()
+    }
+
+    async fn settle(&self) {
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+
+    async fn drift(&self) -> bool {
+        let mut object = manifest(self.kind);
+        object["spec"]["template"]["spec"]["containers"][0]["image"] = json!("shop:somebody-elses");
+        self.cluster.put(&object);
+        true
+    }
+
+    fn secret(&self) -> Option<String> {
+        Some("hunter2".into())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_kind_keeps_every_promise() {
+    for kind in [Kind::Deployment, Kind::StatefulSet, Kind::DaemonSet] {
+        let scene = Scene::new(kind).await;
+        for (promise, outcome) in backend::all(&scene).await {
+            if let Kept::Skipped(why) = outcome {
+                println!("{kind:?}: {promise} was skipped: {why}");
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_disturbance_is_got_over() {
+    let scene = Scene::new(Kind::Deployment).await;
+    let mut scenarios = Scenario::ready_made(&scene).await;
+    scenarios.retain(|it| !matches!(it.name(), "canary" | "bad canary"));
+    let sweep = Sweep::of(&scene).scenarios(scenarios);
+    eprintln!("Deployment: {}", sweep.all().await);
+}
+
+async fn roll_out(backend: Workload, candidate: Revision, bad: bool) -> Outcome {
+    let gate = if bad {
+        Scripted::unhealthy_from("errors", rollback_core::model::Weight::ALL)
+    } else {
+        Scripted::healthy("errors")
+    };
+    let engine = Engine::new(Memory::new()).unwrap();
+    let target = Target::new("web", backend).unwrap().gate(gate, Policy::default().every(Duration::from_millis(100)));
+    engine.register(target.look_every(Duration::from_millis(200), Duration::from_millis(500))).unwrap();
+    let plan = Plan::all_at_once(Duration::from_secs(1)).unwrap();
+    let outcome = engine.start(NewRollout::new("web", candidate, plan).unwrap()).await.unwrap().finished().await;
+    engine.shutdown(Duration::from_secs(5)).await;
+    outcome
+}
+
+async fn refused(cluster: &Cluster, candidate: Revision) -> String {
+    let outcome = roll_out(workload(cluster, Kind::Deployment), candidate, false).await;
+    match &outcome.rollout.state {
+        State::Refused { why: Refusal::NotReady { why } } => why.to_string(),
+        _ => panic!("{outcome}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_speaks_against_the_start_is_said_before_anything_changes() {
+    let cases: [(&str, fn(&mut Value), &str); 6] = [
+        ("/spec/paused", |object| object["spec"]["paused"] = json!(true), "it is paused"),
+        ("/spec/replicas", |object| object["spec"]["replicas"] = json!(0), "is scaled to 0"),
+        (
+            "Flux",
+            |object| object["metadata"]["labels"]["kustomize.toolkit.fluxcd.io/name"] = json!("shop"),
+            "Flux's Kustomization shop owns Deployment default/web",
+        ),
+        (
+            "Argo CD",
+            |object| {
+                object["metadata"]["annotations"] =
+                    json!({"argocd.argoproj.io/tracking-id": "shop:apps/Deployment:web"})
+            },
+            "Argo CD (shop) owns",
+        ),
+        (
+            "a ConfigMap that is not there",
+            |object| {
+                object["spec"]["template"]["spec"]["containers"][0]["envFrom"] =
+                    json!([{"configMapRef": {"name": "flags"}}]);
+            },
+            "ConfigMap flags, which the candidate's pods need, is not in namespace default",
+        ),
+        ("nothing", |_| {}, ""),
+    ];
+    for (what, change, why) in cases {
+        let cluster = Cluster::new();
+        let mut object = manifest(Kind::Deployment);
+        change(&mut object);
+        cluster.put(&object);
+        let candidate = workload(&cluster, Kind::Deployment).images([("web", "shop:2")]).await.unwrap();
+        if why.is_empty() {
+            let outcome = roll_out(workload(&cluster, Kind::Deployment), candidate, false).await;
+            assert_eq!(outcome.rollout.state, State::Promoted, "{outcome}");
+            continue;
+        }
+        let said = refused(&cluster, candidate).await;
+        assert!(said.contains(why), "{what}: {said}");
+        let writes = |line: &String| line.starts_with("PATCH") && !line.contains("dryRun=All");
+        assert_eq!(cluster.requests().iter().find(|line| writes(line)), None, "{what}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn missing_rights_are_named_and_so_is_what_admission_refuses() {
+    let cluster = Cluster::new();
+    cluster.put(&manifest(Kind::Deployment));
+    let web = workload(&cluster, Kind::Deployment);
+    let good = web.images([("web", "shop:2")]).await.unwrap();
+    let refused_image = web.images([("web", "forbidden-by-admission:2")]).await.unwrap();
+    let said = refused(&cluster, refused_image).await;
+    assert!(said.contains("admission webhook") && said.contains("not from our registry"), "{said}");
+    let unknown = web.images([("wbe", "shop:2")]).await.unwrap_err();
+    assert_eq!(unknown.kind(), ErrorKind::Invalid);
+    assert!(unknown.to_string().contains("has no container wbe; it has web"), "{unknown}");
+    let nobody = Workload::deployment(&cluster.client(), "default", "nobody").unwrap();
+    assert_eq!(nobody.images([("web", "shop:2")]).await.unwrap_err().kind(), ErrorKind::NotFound);
+
+    cluster.deny("patch", "deployments");
+    let said = refused(&cluster, good).await;
+    assert!(said.contains("may not patch deployments.apps in namespace default"), "{said}");
+    let role = web.role("deploy-guard").unwrap();
+    assert!(role.contains(r#"- {apiGroups: ["apps"], resources: [deployments], verbs: [get, patch]}"#), "{role}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_template_that_changed_under_the_candidate_is_not_undone() {
+    let cluster = Cluster::new();
+    cluster.put(&manifest(Kind::Deployment));
+    let candidate = workload(&cluster, Kind::Deployment).images([("web", "shop:2")]).await.unwrap();
+    let mut object = manifest(Kind::Deployment);
+    object["spec"]["template"]["spec"]["containers"][0]["env"] = json!([{"name": "NEW", "value": "1"}]);
+    cluster.put(&object);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let said = refused(&cluster, candidate).await;
+    assert!(said.contains("has changed since the candidate was made"), "{said}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn somebody_elses_edit_in_the_middle_is_drift_and_hands_stay_off() {
+    let cluster = Cluster::new();
+    cluster.put(&manifest(Kind::Deployment));
+    cluster.pods_take(Duration::from_secs(20));
+    let web = workload(&cluster, Kind::Deployment);
+    let candidate = web.images([("web", "shop:2")]).await.unwrap();
+    let rolling = tokio::spawn(roll_out(web, candidate, false));
+    while cluster.get("deployments", "web").unwrap()["spec"]["template"]["spec"]["containers"][0]["image"] != "shop:2" {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let mut object = cluster.get("deployments", "web").unwrap();
+    object["spec"]["template"]["spec"]["containers"][0]["image"] = json!("shop:3");
+    cluster.put(&object);
+    let outcome = rolling.await.unwrap();
+    assert!(matches!(outcome.rollout.state, State::Abandoned { .. }), "{outcome}");
+    assert!(outcome.to_string().contains("web=shop:3"), "{outcome}");
+    let image =
+        cluster.get("deployments", "web").unwrap()["spec"]["template"]["spec"]["containers"][0]["image"].clone();
+    assert_eq!(image, "shop:3");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_that_was_made_again_under_its_name_is_another_one() {
+    let cluster = Cluster::new();
+    cluster.put(&manifest(Kind::Deployment));
+    cluster.pods_take(Duration::from_secs(20));
+    let web = workload(&cluster, Kind::Deployment);
+    let candidate = web.images([("web", "shop:2")]).await.unwrap();
+    let rolling = tokio::spawn(roll_out(web, candidate, false));
+    while cluster.get("deployments", "web").unwrap()["spec"]["template"]["spec"]["containers"][0]["image"] != "shop:2" {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    cluster.delete("deployments", "web");
+    cluster.put(&manifest(Kind::Deployment));
+    let outcome = rolling.await.unwrap();
+    assert!(outcome.to_string().contains("deleted and made again"), "{outcome}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_busy_server_and_one_that_is_away_for_a_minute_are_waited_for() {
+    for fault in [Fault::Refuse(429, 3), Fault::Refuse(503, 0), Fault::LoseRequest, Fault::Hang] {
+        let cluster = Cluster::new();
+        cluster.put(&manifest(Kind::Deployment));
+        let web = workload(&cluster, Kind::Deployment);
+        let candidate = web.images([("web", "shop:2")]).await.unwrap();
+        let rolling = tokio::spawn(roll_out(web, candidate, true));
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        cluster.fault("", 6, fault.clone());
+        let outcome = rolling.await.unwrap();
+        assert!(matches!(outcome.rollout.state, State::RolledBack { .. }), "{fault:?}: {outcome}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn configuration_that_changed_is_told_when_the_template_is_back() {
+    let cluster = Cluster::new();
+    let mut object = manifest(Kind::Deployment);
+    object["spec"]["template"]["spec"]["containers"][0]["envFrom"] =
+        json!([{"configMapRef": {"name": "flags"}}, {"secretRef": {"name": "keys"}}]);
+    cluster.put(&object);
+    let config = |kind: &str, name: &str, value: &str| json!({"apiVersion": "v1", "kind": kind, "metadata": {"name": name}, "data": {"value": value}});
+    cluster.put(&config("ConfigMap", "flags", "old"));
+    cluster.put(&config("Secret", "keys", "old-secret"));
+    let web = workload(&cluster, Kind::Deployment);
+    let candidate = web.images([("web", "shop:2")]).await.unwrap();
+    let kept = format!("{:?}", web.baseline().await.unwrap());
+    assert!(!kept.contains("old-secret"));
+    let rolling = tokio::spawn(roll_out(web, candidate, true));
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    cluster.put(&config("ConfigMap", "flags", "new"));
+    cluster.put(&config("Secret", "keys", "new-secret"));
+    let outcome = rolling.await.unwrap();
+    let said: Vec<&str> = outcome.rollout.not_restored.iter().map(|note| note.as_str()).collect();
+    assert!(said.iter().any(|note| note.starts_with("ConfigMap flags has changed")), "{said:?}");
+    assert!(said.iter().any(|note| note.starts_with("Secret keys has changed")), "{said:?}");
+    assert!(!outcome.to_string().contains("new-secret"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_real_deployment_is_promoted_and_a_bad_one_is_brought_back() {
+    let Some(space) = cluster::namespace().await else { return };
+    space.apply(&deployment("web", &good(1)));
+    space.kubectl(&["rollout", "status", "deployment/web", "--timeout=60s"]);
+    let web = || Workload::deployment(&space.client, &space.name, "web").unwrap();
+    let candidate = web().images([("web", good(2))]).await.unwrap();
+    let outcome = roll_out(web(), candidate, false).await;
+    assert_eq!(outcome.rollout.state, State::Promoted, "{outcome}");
+    let image = |object: &Value| object["spec"]["template"]["spec"]["containers"][0]["image"].clone();
+    assert_eq!(image(&space.get("deployment", "web")), json!(good(2)));
+    assert_eq!(web().baseline().await.unwrap().id.as_str(), format!("web={}", good(2)));
+
+    // It never comes up, and the step's deadline is over long before the progress deadline of 600 s.
+    let before = space.get("deployment", "web");
+    let candidate = web().images([("web", bad())]).await.unwrap();
+    let engine = Engine::new(Memory::new()).unwrap();
+    engine
+        .register(Target::new("web", web()).unwrap().look_every(Duration::from_millis(200), Duration::from_secs(1)))
+        .unwrap();
+    let deadlines = Deadlines { shift: Duration::from_secs(5), ..Deadlines::default() };
+    let plan = Plan::all_at_once(Duration::from_secs(1)).unwrap().with_deadlines(deadlines).unwrap();
+    let outcome = engine.start(NewRollout::new("web", candidate, plan).unwrap()).await.unwrap().finished().await;
+    assert!(matches!(outcome.rollout.state, State::RolledBack { cause: Cause::Deadline { .. } }), "{outcome}");
+    let after = space.get("deployment", "web");
+    assert_eq!(after["spec"]["template"], before["spec"]["template"]);
+    assert!(space.try_kubectl(&["rollout", "status", "deployment/web", "--timeout=10s"]));
+
+    // Whoever keeps manifests applies the next one, and nothing of the bad one is left.
+    let mut next = deployment("web", &good(3));
+    next["spec"]["template"]["spec"]["containers"][0]["env"] = json!([{"name": "A", "value": "1"}]);
+    space.apply(&next);
+    let mut applied = space.get("deployment", "web")["spec"]["template"]["spec"]["containers"][0].clone();
+    assert_eq!(
+        (applied["image"].take(), applied["env"].take()),
+        (json!(good(3)), json!([{"name": "A", "value": "1"}]))
+    );
+}
