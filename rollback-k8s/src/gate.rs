@@ -8,7 +8,7 @@ mod pods;
 use rollback_core::{Error, ErrorKind, Result, gate::Window};
 
 pub use self::{conditions::Conditions, pods::Pods};
-use crate::watch::{Kind, Workload};
+use crate::{watch::Workload, workload::Kind};
 
 /// A workload by kind and name, as in `deployment/web`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,7 +41,12 @@ impl Named {
 
 impl std::fmt::Display for Named {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", self.kind, self.name)
+        let kind = match self.kind {
+            Kind::Deployment => "deployment",
+            Kind::StatefulSet => "statefulset",
+            Kind::DaemonSet => "daemonset",
+        };
+        write!(f, "{kind}/{}", self.name)
     }
 }
 

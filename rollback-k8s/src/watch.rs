@@ -30,8 +30,8 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-pub(crate) use self::kept::{Condition, Kept, Kind, Set, Workload};
-use crate::{Client, gate::pod::Pod};
+pub(crate) use self::kept::{Condition, Kept, Set, Workload};
+use crate::{Client, gate::pod::Pod, workload::Kind};
 
 /// The watches of a process. Cheap to clone; clones share them.
 ///

@@ -15,7 +15,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{Named, missing, not_in_place};
-use crate::watch::{Condition, Kind, Watches, Workload};
+use crate::{
+    watch::{Condition, Watches, Workload},
+    workload::Kind,
+};
 
 /// Judges the conditions in a Deployment's status: what its controller knows and its pods cannot tell.
 ///

@@ -26,7 +26,10 @@ use super::{
     missing, not_in_place,
     pod::Pod,
 };
-use crate::watch::{Kind, Namespace, Set, Watches, asking};
+use crate::{
+    watch::{Namespace, Set, Watches, asking},
+    workload::Kind,
+};
 
 /// Judges the candidate's pods, beside those of the baseline: by watch, and woken the moment one of them changes.
 ///

@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, de::DeserializeOwned};
 
-use crate::gate::pod::{Owner, Pod, wire};
+use crate::{
+    gate::pod::{Owner, Pod, wire},
+    workload::{ATTEMPT, Kind},
+};
 
 /// An object that can be watched.
 pub(crate) trait Kept: Clone + DeserializeOwned + Send + Sync + 'static {
@@ -138,7 +141,7 @@ impl From<WorkloadWire> for Workload {
             revision: metadata.annotation(REVISION).and_then(|text| text.parse().ok()),
             update_revision: status.update_revision.map(Into::into),
             conditions: status.conditions.unwrap_or_default().into_iter().map(condition).collect(),
-            nonce: metadata.annotation(NONCE).map(Into::into),
+            nonce: metadata.annotation(ATTEMPT).map(Into::into),
             name: metadata.name.into(),
             version: metadata.resource_version.into(),
             uid: metadata.uid.into(),
@@ -162,24 +165,6 @@ impl Kept for Workload {
     }
 }
 
-/// What rolls pods out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Kind {
-    Deployment,
-    StatefulSet,
-    DaemonSet,
-}
-
-impl std::fmt::Display for Kind {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Deployment => "deployment",
-            Self::StatefulSet => "statefulset",
-            Self::DaemonSet => "daemonset",
-        })
-    }
-}
-
 /// The workload that owns what has this controller. A Deployment's ReplicaSets are named after it and their template.
 pub(crate) fn workload_of(owner: &Owner) -> Option<(Kind, Box<str>)> {
     match &*owner.kind {
@@ -193,5 +178,3 @@ pub(crate) fn workload_of(owner: &Owner) -> Option<(Kind, Box<str>)> {
 
 /// The annotation by which the Deployment controller numbers a Deployment's templates.
 const REVISION: &str = "deployment.kubernetes.io/revision";
-/// The annotation in which a backend leaves the nonce of the attempt that changed a workload last.
-const NONCE: &str = "rollback.rs/attempt";

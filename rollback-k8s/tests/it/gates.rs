@@ -23,8 +23,8 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
-    cluster::Place,
     line::{Fault, Line},
+    place::Place,
 };
 
 /// A rollout as the engine tells a gate of it.
@@ -73,8 +73,8 @@ impl Judge {
 
 #[tokio::test]
 async fn a_candidate_that_crashes_is_unhealthy_in_its_own_words_and_a_good_one_healthy() {
-    let Some(place) = Place::new("crashes").await else { return };
-    place.deployment("web", "app:good", 3).await;
+    let Some(place) = Place::new().await else { return };
+    place.deployment("web", "good", 3).await;
     let line = Line::default();
     let watches = Watches::new(&line.client(&place.kubeconfig).await);
     let gate = Pods::of(&watches, &place.namespace, "deployment/web").unwrap();
@@ -82,50 +82,48 @@ async fn a_candidate_that_crashes_is_unhealthy_in_its_own_words_and_a_good_one_h
     let mut good = Judge::new("good");
     let verdict = good.ask(&gate).await;
     assert_eq!(verdict.evidence().summary, "deployment/web was not changed by this rollout yet");
-    place.set_image("web", "app:good2", "good/1/candidate").await;
+    place.set_image("web", "good2", "good/1/candidate").await;
     let evidence = good.until(&gate, Standing::Healthy).await;
     assert!(evidence.summary.ends_with("pods are ready"), "{}", evidence.summary);
 
     let mut bad = Judge::new("bad");
     let verdict = bad.ask(&gate).await;
     assert!(verdict.evidence().summary.contains("another rollout"), "{}", verdict.evidence().summary);
-    place.set_image("web", "app:bad", "bad/1/candidate").await;
+    place.set_image("web", "bad", "bad/1/candidate").await;
     let evidence = bad.until(&gate, Standing::Unhealthy).await;
     assert!(evidence.summary.starts_with("container app of pod web-"), "{}", evidence.summary);
     assert!(evidence.summary.contains("exit code 1"), "{}", evidence.summary);
     assert!(evidence.facts["of the baseline"].as_u64() > Some(0), "{evidence:?}");
 
-    place.set_image("web", "app:good2", "bad/2/baseline").await;
+    place.set_image("web", "good2", "bad/2/baseline").await;
     let verdict = bad.ask(&gate).await;
     assert_ne!(verdict.standing(), Standing::Healthy, "the baseline's pods are not the candidate's");
-    place.remove().await;
 }
 
 #[tokio::test]
 async fn what_the_cluster_knows_of_a_pod_explains_the_verdict() {
-    let Some(place) = Place::new("explains").await else { return };
-    place.deployment("web", "app:good", 2).await;
+    let Some(place) = Place::new().await else { return };
+    place.deployment("web", "good", 2).await;
     let watches = Watches::new(&Line::default().client(&place.kubeconfig).await);
     let gate = Pods::of(&watches, &place.namespace, "deploy/web").unwrap().pulls_within(Duration::from_millis(500));
-    place.set_image("web", "app:nopull", "r/1/candidate").await;
+    place.set_image("web", "nopull", "r/1/candidate").await;
     let evidence = Judge::new("r").until(&gate, Standing::Unhealthy).await;
     assert!(evidence.summary.contains("cannot pull its image"), "{}", evidence.summary);
     assert!(evidence.facts["events"].to_string().contains("Pull"), "{evidence:?}");
-    place.remove().await;
 }
 
 #[tokio::test]
 async fn a_baseline_that_fails_as_well_is_no_reason_to_go_back() {
-    let Some(place) = Place::new("both").await else { return };
-    place.deployment("canary", "app:good", 1).await;
-    place.deployment("web", "app:good", 2).await;
+    let Some(place) = Place::new().await else { return };
+    place.deployment("canary", "good", 1).await;
+    place.deployment("web", "good", 2).await;
     let watches = Watches::new(&Line::default().client(&place.kubeconfig).await);
     let beside = |candidate, baseline| Pods::beside(&watches, &place.namespace, candidate, baseline).unwrap();
     let gate = beside("deployment/canary", "deployment/web");
     let mut judge = Judge::new("r");
     judge.until(&gate, Standing::Healthy).await;
-    place.set_image("web", "app:bad", "r/1/candidate").await;
-    place.set_image("canary", "app:bad", "r/1/candidate").await;
+    place.set_image("web", "bad", "r/1/candidate").await;
+    place.set_image("canary", "bad", "r/1/candidate").await;
     place
         .until("both fail", async || {
             let pods = place.send("GET", &place.pods(), &Value::Null).await;
@@ -139,32 +137,30 @@ async fn a_baseline_that_fails_as_well_is_no_reason_to_go_back() {
         .await;
     let evidence = judge.until(&gate, Standing::Inconclusive).await;
     assert!(evidence.summary.ends_with("rolling back would not help"), "{}", evidence.summary);
-    place.remove().await;
 }
 
 #[tokio::test]
 async fn pods_that_a_quota_refuses_are_seen_by_the_condition_of_their_deployment() {
-    let Some(place) = Place::new("quota").await else { return };
-    place.deployment("web", "app:good", 2).await;
+    let Some(place) = Place::new().await else { return };
+    place.deployment("web", "good", 2).await;
     let watches = Watches::new(&Line::default().client(&place.kubeconfig).await);
     let gate = Conditions::of(&watches, &place.namespace, "deployment/web").unwrap();
     let gate = gate.bears_failure_for(Duration::from_secs(1));
     let mut judge = Judge::new("r");
-    place.set_image("web", "app:good2", "r/1/candidate").await;
+    place.set_image("web", "good2", "r/1/candidate").await;
     judge.until(&gate, Standing::Healthy).await;
     let quota = json!({ "apiVersion": "v1", "kind": "ResourceQuota", "metadata": { "name": "full" },
         "spec": { "hard": { "pods": "0" } } });
     place.send("POST", &format!("/api/v1/namespaces/{}/resourcequotas", place.namespace), &quota).await;
-    place.set_image("web", "app:good3", "r/2/candidate").await;
+    place.set_image("web", "good3", "r/2/candidate").await;
     let evidence = judge.until(&gate, Standing::Unhealthy).await;
     assert!(evidence.summary.contains("cannot make pods (FailedCreate: "), "{}", evidence.summary);
-    place.remove().await;
 }
 
 #[tokio::test]
 async fn a_pod_that_fails_wakes_the_engine_at_once() {
-    let Some(place) = Place::new("wakes").await else { return };
-    place.deployment("web", "app:good", 2).await;
+    let Some(place) = Place::new().await else { return };
+    place.deployment("web", "good", 2).await;
     let watches = Watches::new(&Line::default().client(&place.kubeconfig).await);
     let gate = Pods::of(&watches, &place.namespace, "deployment/web").unwrap();
     let engine = Engine::new(Memory::new()).unwrap();
@@ -175,17 +171,16 @@ async fn a_pod_that_fails_wakes_the_engine_at_once() {
     engine.register(target).unwrap();
     let plan = Plan::new([Step::new(Weight::ALL, Duration::from_secs(3600))]).unwrap();
     let rollout = NewRollout::new("web", fake.candidate(), plan).unwrap().id("web-1".try_into().unwrap());
-    place.set_image("web", "app:good2", "web-1/1/candidate").await;
+    place.set_image("web", "good2", "web-1/1/candidate").await;
     let handle = engine.start(rollout).await.unwrap();
     place.until("it bakes", async || matches!(handle.status().state, State::Baking { .. })).await;
     sleep(Duration::from_millis(500)).await;
-    place.set_image("web", "app:bad", "web-1/1/candidate").await;
+    place.set_image("web", "bad", "web-1/1/candidate").await;
     let outcome = timeout(Duration::from_secs(30), handle.finished()).await.expect("it is woken");
     let State::RolledBack { cause: Cause::Unhealthy { gate, .. } } = &outcome.rollout.state else {
         panic!("{:?}", outcome.rollout.state)
     };
     assert_eq!(gate.as_str(), "pods");
-    place.remove().await;
 }
 
 // ------------------------------------------------------------------------------------------------- a line that is ill
@@ -197,28 +192,27 @@ fn is_watch(request: &str) -> bool {
 #[tokio::test]
 async fn a_watch_that_is_too_old_or_hangs_or_is_denied_is_made_up_for_by_lists() {
     for fault in [Fault::Gone, Fault::Hangs, Fault::Silent, Fault::Denied, Fault::Away] {
-        let Some(place) = Place::new("ill").await else { return };
-        place.deployment("web", "app:good", 2).await;
+        let Some(place) = Place::new().await else { return };
+        place.deployment("web", "good", 2).await;
         let line = Line::default();
         let watches = Watches::new(&line.client(&place.kubeconfig).await);
         let gate = Pods::of(&watches, &place.namespace, "deployment/web").unwrap();
         line.disturb(move |request| is_watch(request).then_some(fault));
         let mut judge = Judge::new("r");
-        place.set_image("web", "app:good2", "r/1/candidate").await;
+        place.set_image("web", "good2", "r/1/candidate").await;
         judge.until(&gate, Standing::Healthy).await;
-        place.set_image("web", "app:bad", "r/2/candidate").await;
+        place.set_image("web", "bad", "r/2/candidate").await;
         let evidence = judge.until(&gate, Standing::Unhealthy).await;
         assert!(evidence.summary.contains("crashed"), "{fault:?}: {}", evidence.summary);
         let sent = line.sent();
         assert!(sent.len() < 400, "{fault:?} takes {} requests", sent.len());
-        place.remove().await;
     }
 }
 
 #[tokio::test]
 async fn an_api_server_that_is_away_for_a_minute_is_borne_and_nothing_is_decided_meanwhile() {
-    let Some(place) = Place::new("away").await else { return };
-    place.deployment("web", "app:good", 2).await;
+    let Some(place) = Place::new().await else { return };
+    place.deployment("web", "good", 2).await;
     let line = Line::default();
     let client = line.client(&place.kubeconfig).await;
     let watches = Watches::new(&client);
@@ -227,7 +221,7 @@ async fn an_api_server_that_is_away_for_a_minute_is_borne_and_nothing_is_decided
     let fake = Fake::new("good", "bad");
     let target = Target::new("web", fake.clone()).unwrap();
     engine.register(target.gate(gate, Policy::default().every(Duration::from_secs(1)))).unwrap();
-    place.set_image("web", "app:good2", "web-1/1/candidate").await;
+    place.set_image("web", "good2", "web-1/1/candidate").await;
     let plan = Plan::new([Step::new(Weight::ALL, Duration::from_secs(3600))]).unwrap();
     let rollout = NewRollout::new("web", fake.candidate(), plan).unwrap().id("web-1".try_into().unwrap());
     let handle = engine.start(rollout).await.unwrap();
@@ -248,22 +242,21 @@ async fn an_api_server_that_is_away_for_a_minute_is_borne_and_nothing_is_decided
     place.until("it is healthy again", async || gate().standing == Standing::Healthy).await;
     assert!(matches!(handle.status().state, State::Baking { .. }), "{:?}", handle.status().state);
 
-    place.set_image("web", "app:bad", "web-1/1/candidate").await;
+    place.set_image("web", "bad", "web-1/1/candidate").await;
     let outcome = timeout(Duration::from_secs(30), handle.finished()).await.expect("it goes back");
     assert!(matches!(outcome.rollout.state, State::RolledBack { .. }), "{:?}", outcome.rollout.state);
-    place.remove().await;
 }
 
 #[tokio::test]
 async fn a_watch_that_a_busy_server_turns_away_waits_as_long_as_it_is_told() {
-    let Some(place) = Place::new("busy").await else { return };
-    place.deployment("web", "app:good", 1).await;
+    let Some(place) = Place::new().await else { return };
+    place.deployment("web", "good", 1).await;
     let line = Line::default();
     let watches = Watches::new(&line.client(&place.kubeconfig).await);
     let gate = Pods::of(&watches, &place.namespace, "deployment/web").unwrap();
     line.disturb(|request| request.contains("/pods?").then_some(Fault::Busy(2)));
     let mut judge = Judge::new("r");
-    place.set_image("web", "app:good2", "r/1/candidate").await;
+    place.set_image("web", "good2", "r/1/candidate").await;
     let verdict = judge.ask(&gate).await;
     assert!(verdict.evidence().summary.contains("the API server is busy"), "{}", verdict.evidence().summary);
     line.sent();
@@ -272,16 +265,15 @@ async fn a_watch_that_a_busy_server_turns_away_waits_as_long_as_it_is_told() {
     assert!((1..=3).contains(&asked), "asked {asked} times within 4.5 s, every 2 s at most");
     line.calm();
     judge.until(&gate, Standing::Healthy).await;
-    place.remove().await;
 }
 
 #[tokio::test]
 async fn one_watch_a_kind_serves_every_gate_of_a_process() {
-    let Some(place) = Place::new("shared").await else { return };
-    place.deployment("web", "app:good", 1).await;
+    let Some(place) = Place::new().await else { return };
+    place.deployment("web", "good", 1).await;
     let line = Line::default();
     let watches = Watches::new(&line.client(&place.kubeconfig).await);
-    place.set_image("web", "app:good2", "r/1/candidate").await;
+    place.set_image("web", "good2", "r/1/candidate").await;
     let gates: Vec<Pods> = (0..20).map(|_| Pods::of(&watches, &place.namespace, "deployment/web").unwrap()).collect();
     let mut judges: Vec<Judge> = gates.iter().map(|_| Judge::new("r")).collect();
     for (gate, judge) in gates.iter().zip(&mut judges) {
@@ -293,12 +285,11 @@ async fn one_watch_a_kind_serves_every_gate_of_a_process() {
         begun.len() <= 6 && sent.len() <= 9,
         "pods, ReplicaSets and Deployments, each listed and watched: {sent:?}"
     );
-    place.remove().await;
 }
 
 #[tokio::test]
 async fn a_gate_on_what_is_not_there_refuses_the_start_and_bad_names_are_told() {
-    let Some(place) = Place::new("absent").await else { return };
+    let Some(place) = Place::new().await else { return };
     let watches = Watches::new(&Line::default().client(&place.kubeconfig).await);
     for bad in ["web", "cronjob/web", "deployment/", "deployment/Web", "deployment/a/b"] {
         let error = Pods::of(&watches, &place.namespace, bad).unwrap_err();
@@ -317,5 +308,4 @@ async fn a_gate_on_what_is_not_there_refuses_the_start_and_bad_names_are_told() 
     let outcome = handle.finished().await;
     let State::Refused { why } = &outcome.rollout.state else { panic!("{:?}", outcome.rollout.state) };
     assert!(format!("{why:?}").contains("there is no deployment/web in namespace"), "{why:?}");
-    place.remove().await;
 }

@@ -4,7 +4,7 @@ use std::{
     fmt,
     future::pending,
     io,
-    path::PathBuf,
+    path::Path,
     sync::{Arc, Mutex},
 };
 
@@ -49,8 +49,8 @@ pub(crate) struct Line {
 
 impl Line {
     /// A client whose requests go over this line to the server of a kubeconfig.
-    pub(crate) async fn client(&self, kubeconfig: &PathBuf) -> Client {
-        let inner = crate::cluster::kube(kubeconfig).await;
+    pub(crate) async fn client(&self, kubeconfig: &Path) -> Client {
+        let inner = crate::place::kube(kubeconfig).await;
         Client::from_kube(kube::Client::new(self.service(inner), "default"))
     }
 

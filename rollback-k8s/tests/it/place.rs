@@ -1,19 +1,19 @@
 //! A namespace of a real API server for one test, which removes it.
 
-use std::{env, path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use http::Request;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-/// The server that the environment names.
-pub(crate) fn kubeconfig() -> Option<PathBuf> {
-    env::var_os("ROLLBACK_TEST_KUBECONFIG").map(PathBuf::from)
-}
+use crate::support::cluster;
 
 /// A client of its server, without ours in between.
-pub(crate) async fn kube(kubeconfig: &PathBuf) -> kube::Client {
+pub(crate) async fn kube(kubeconfig: &Path) -> kube::Client {
     // Somebody else may have been faster.
     drop(rustls::crypto::ring::default_provider().install_default());
     let config = Kubeconfig::read_from(kubeconfig).expect("a kubeconfig");
@@ -26,21 +26,16 @@ pub(crate) struct Place {
     pub(crate) kube: kube::Client,
     pub(crate) kubeconfig: PathBuf,
     pub(crate) namespace: String,
+    /// Deleted with it.
+    _kept: cluster::Namespace,
 }
 
 impl Place {
     /// None, and said so, where there is no server.
-    pub(crate) async fn new(test: &str) -> Option<Self> {
-        let Some(kubeconfig) = kubeconfig() else {
-            crate::skip::skip("kubernetes", "ROLLBACK_TEST_KUBECONFIG names none");
-            return None;
-        };
-        let kube = kube(&kubeconfig).await;
-        let namespace = format!("{test}-{:08x}", fastrand::u32(..));
-        let place = Self { kube, kubeconfig, namespace };
-        let namespace = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": place.namespace } });
-        place.send("POST", "/api/v1/namespaces", &namespace).await;
-        Some(place)
+    pub(crate) async fn new() -> Option<Self> {
+        let kept = cluster::namespace().await?;
+        let kubeconfig = kept.kubeconfig().to_owned();
+        Some(Self { kube: kube(&kubeconfig).await, kubeconfig, namespace: kept.name.clone(), _kept: kept })
     }
 
     pub(crate) async fn send(&self, method: &str, path: &str, body: &Value) -> Value {
@@ -68,7 +63,7 @@ impl Place {
                 "selector": { "matchLabels": labels },
                 "template": {
                     "metadata": { "labels": labels, "annotations": { "fake-kubelet/ready-delay": "0.1" } },
-                    "spec": { "containers": [{ "name": "app", "image": image }] },
+                    "spec": { "containers": [{ "name": "app", "image": real(image) }] },
                 },
             },
         });
@@ -84,7 +79,11 @@ impl Place {
     pub(crate) async fn set_image(&self, name: &str, image: &str, nonce: &str) {
         let patch = json!({
             "metadata": { "annotations": { "rollback.rs/attempt": nonce } },
-            "spec": { "template": { "spec": { "containers": [{ "name": "app", "image": image }] } } },
+            "spec": { "template": {
+                // Where two good images are the same one it is a new template all the same.
+                "metadata": { "annotations": { "image": image } },
+                "spec": { "containers": [{ "name": "app", "image": real(image) }] },
+            } },
         });
         self.send("PATCH", &format!("{}/{name}", self.deployments()), &patch).await;
     }
@@ -96,10 +95,16 @@ impl Place {
             sleep(Duration::from_millis(20)).await;
         }
     }
+}
 
-    /// Removes everything. Not on a failure: then somebody may want to look.
-    pub(crate) async fn remove(&self) {
-        let path = format!("/api/v1/namespaces/{}", self.namespace);
-        self.send("DELETE", &path, &Value::Null).await;
+/// The image that is meant.
+fn real(image: &str) -> String {
+    match image {
+        "good" => cluster::good(1),
+        "good2" => cluster::good(2),
+        "good3" => cluster::good(3),
+        "bad" => cluster::bad(),
+        // Of no registry there is.
+        other => format!("registry.invalid/app:{other}"),
     }
 }

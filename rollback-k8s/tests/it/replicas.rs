@@ -5,7 +5,7 @@
 
 use std::{
     env, fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{self, Child, Command, Stdio},
     time::Duration,
 };
@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use crate::cluster::Place;
+use crate::place::Place;
 
 /// How long a process may be silent.
 const LEASE: Duration = Duration::from_secs(3);
@@ -47,7 +47,7 @@ fn child() {
 
 #[tokio::test]
 async fn of_two_replicas_one_is_killed_and_the_other_takes_its_rollout_over_within_the_lease() {
-    let Some(place) = Place::new("killed").await else { return };
+    let Some(place) = Place::new().await else { return };
     let stage = Stage::new(&place).await;
     let mut first = stage.start();
     stage.until("the first bakes", async || stage.serves("new").await).await;
@@ -66,13 +66,12 @@ async fn of_two_replicas_one_is_killed_and_the_other_takes_its_rollout_over_with
     assert_eq!(second.ends().await, 1, "it rolls back");
     assert_eq!(stage.writes().await, [(first.0.id(), "new".into()), (second.0.id(), "old".into())]);
     assert!(stage.is_over().await);
-    place.remove().await;
 }
 
 #[tokio::test]
 async fn a_replica_that_is_stopped_and_continued_later_changes_nothing() {
     for continued_first in [true, false] {
-        let Some(place) = Place::new("stopped").await else { return };
+        let Some(place) = Place::new().await else { return };
         let stage = Stage::new(&place).await;
         let mut first = stage.start();
         stage.until("the first bakes", async || stage.serves("new").await).await;
@@ -93,7 +92,6 @@ async fn a_replica_that_is_stopped_and_continued_later_changes_nothing() {
         }
         assert_eq!(stage.everything().await, before, "it came back and changed the target or the record");
         assert_eq!(stage.writes().await, [(first.0.id(), "new".into()), (second.0.id(), "old".into())]);
-        place.remove().await;
     }
 }
 
@@ -167,8 +165,8 @@ struct Pointer {
 }
 
 impl Pointer {
-    async fn new(kubeconfig: &PathBuf, namespace: &str) -> Self {
-        let kube = crate::cluster::kube(kubeconfig).await;
+    async fn new(kubeconfig: &Path, namespace: &str) -> Self {
+        let kube = crate::place::kube(kubeconfig).await;
         Self { kube, path: format!("/api/v1/namespaces/{namespace}/configmaps/pointer") }
     }
 

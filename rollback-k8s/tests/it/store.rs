@@ -13,8 +13,8 @@ use rollback_k8s::{Client, store::Secrets, testing::Cluster};
 use serde_json::Value;
 
 use crate::{
-    cluster::Place,
     line::{Fault, Line},
+    place::Place,
 };
 
 async fn keeps_every_promise(client: &Client, namespace: &str) {
@@ -36,9 +36,8 @@ async fn secrets_in_memory_keep_every_promise() {
 
 #[tokio::test]
 async fn secrets_on_a_real_server_keep_every_promise() {
-    let Some(place) = Place::new("store").await else { return };
+    let Some(place) = Place::new().await else { return };
     keeps_every_promise(&Line::default().client(&place.kubeconfig).await, &place.namespace).await;
-    place.remove().await;
 }
 
 fn record(subject: &str) -> Record {
@@ -60,7 +59,7 @@ fn abort() -> Request {
 
 #[tokio::test]
 async fn a_save_whose_answer_was_lost_has_landed_once_and_the_next_one_is_told() {
-    let Some(place) = Place::new("lost").await else { return };
+    let Some(place) = Place::new().await else { return };
     let line = Line::default();
     let store = Secrets::new(&line.client(&place.kubeconfig).await, &place.namespace).unwrap();
     let first = record("checkout");
@@ -81,12 +80,11 @@ async fn a_save_whose_answer_was_lost_has_landed_once_and_the_next_one_is_told()
     assert_eq!(store.load(&first.id).await.unwrap(), (second.clone(), Serial(2)), "it had landed");
     assert_eq!(store.update(&second, Serial(1)).await.unwrap_err().kind(), ErrorKind::Conflict);
     assert_eq!(store.update(&first, Serial(2)).await.unwrap(), Serial(3));
-    place.remove().await;
 }
 
 #[tokio::test]
 async fn a_busy_api_server_says_how_long_to_wait_and_one_that_is_away_is_unavailable() {
-    let cluster = Place::new("busy").await;
+    let cluster = Place::new().await;
     let Some(place) = cluster else { return };
     let line = Line::default();
     let store = Secrets::new(&line.client(&place.kubeconfig).await, &place.namespace).unwrap();
@@ -107,12 +105,11 @@ async fn a_busy_api_server_says_how_long_to_wait_and_one_that_is_away_is_unavail
     }
     line.calm();
     assert_eq!(store.update(&open, Serial(1)).await.unwrap(), Serial(2), "nothing was changed meanwhile");
-    place.remove().await;
 }
 
 #[tokio::test]
 async fn a_save_is_one_request_and_a_beat_is_one() {
-    let Some(place) = Place::new("counted").await else { return };
+    let Some(place) = Place::new().await else { return };
     let line = Line::default();
     let store = Secrets::new(&line.client(&place.kubeconfig).await, &place.namespace).unwrap();
     let mut open = record("checkout");
@@ -145,12 +142,11 @@ async fn a_save_is_one_request_and_a_beat_is_one() {
     line.sent();
     store.beat(&driver).await.unwrap();
     assert_eq!(line.sent().len(), 1);
-    place.remove().await;
 }
 
 #[tokio::test]
 async fn records_are_private_and_go_when_their_target_is_deleted() {
-    let Some(place) = Place::new("private").await else { return };
+    let Some(place) = Place::new().await else { return };
     let store = Secrets::new(&Line::default().client(&place.kubeconfig).await, &place.namespace).unwrap();
     for _ in 0..3 {
         let open = record("checkout");
@@ -169,7 +165,6 @@ async fn records_are_private_and_go_when_their_target_is_deleted() {
     let head = kept.iter().find(|secret| secret["metadata"]["labels"]["rollback.rs/part"] == "head").unwrap();
     place.send("DELETE", &format!("{secrets}/{}", head["metadata"]["name"].as_str().unwrap()), &Value::Null).await;
     place.until("the others are collected", async || ours().await.is_empty()).await;
-    place.remove().await;
 }
 
 #[tokio::test]
