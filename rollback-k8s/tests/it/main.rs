@@ -4,6 +4,7 @@ mod gates;
 mod line;
 mod place;
 mod replicas;
+mod rollouts;
 mod store;
 mod support;
 mod workload;
