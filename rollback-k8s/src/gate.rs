@@ -5,10 +5,15 @@ mod judgement;
 pub(crate) mod pod;
 mod pods;
 
-use rollback_core::{Error, ErrorKind, Result, gate::Window};
+use rollback_core::{Error, ErrorKind, Result, backend::Readiness, gate::Window};
 
 pub use self::{conditions::Conditions, pods::Pods};
-use crate::{watch::Workload, workload::Kind};
+use crate::{
+    access::Access,
+    object::{CONTROLLER_REVISIONS, REPLICA_SETS},
+    watch::{Watches, Workload},
+    workload::Kind,
+};
 
 /// A workload by kind and name, as in `deployment/web`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +65,33 @@ fn not_in_place(workload: &Workload, named: &Named, window: &Window) -> Option<S
         Some(_) => Some(format!("the controller of {named} has not seen the candidate yet")),
         None => Some(format!("{named} was not changed by this rollout yet")),
     }
+}
+
+/// What it takes to watch these workloads.
+fn rights<'n>(workloads: impl Iterator<Item = &'n Named>) -> Vec<Access> {
+    const WATCH: &[&str] = &["list", "watch"];
+    let mut rights = Vec::new();
+    for named in workloads {
+        rights.push(Access::to(named.kind.resource(), WATCH, "see what the workload says of itself"));
+        match named.kind {
+            Kind::Deployment => rights.push(Access::to(REPLICA_SETS, WATCH, "tell the candidate's pods from others")),
+            Kind::DaemonSet => {
+                rights.push(Access::to(CONTROLLER_REVISIONS, WATCH, "tell the candidate's pods from others"));
+            }
+            Kind::StatefulSet => {}
+        }
+    }
+    rights.dedup();
+    rights
+}
+
+/// Proves what it takes to judge, and nothing that only explains a verdict.
+async fn prove(rights: &[Access], watches: &Watches, namespace: &str) -> Result<Readiness> {
+    let mut ready = Readiness::default();
+    for right in rights {
+        ready = right.prove(watches.client(), namespace, None, ready).await?;
+    }
+    Ok(ready)
 }
 
 fn missing(named: &Named, namespace: &str) -> Error {

@@ -14,8 +14,10 @@ use rollback_core::{
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{Named, missing, not_in_place};
+use super::{Named, missing, not_in_place, prove};
 use crate::{
+    access::Access,
+    object::DEPLOYMENTS,
     watch::{Condition, Watches, Workload},
     workload::Kind,
 };
@@ -91,6 +93,11 @@ impl Conditions {
     pub const fn bears_unavailable_for(mut self, time: Duration) -> Self {
         self.unavailable = time;
         self
+    }
+
+    /// What the gate takes to be allowed.
+    pub fn rights(&self) -> Vec<Access> {
+        vec![Access::to(DEPLOYMENTS, &["list", "watch"], "see what the Deployment says of itself")]
     }
 
     /// What is final, and what is not well.
@@ -169,11 +176,15 @@ impl HealthGate for Conditions {
     }
 
     async fn preflight(&self, _change: &Change, _plan: &Plan) -> Result<Readiness> {
+        let readiness = prove(&self.rights(), &self.watches, &self.namespace).await?;
+        if !readiness.refused.is_empty() {
+            return Ok(readiness);
+        }
         let namespace = self.watches.namespace(&self.namespace);
         namespace.deployments.fresh().await?;
         Ok(match namespace.deployments.get(&self.deployment.name) {
-            Some(_) => Readiness::default().proved(format!("{} can be watched", self.deployment)),
-            None => Readiness::default().refused(missing(&self.deployment, &self.namespace).to_string()),
+            Some(_) => readiness,
+            None => readiness.refused(missing(&self.deployment, &self.namespace).to_string()),
         })
     }
 

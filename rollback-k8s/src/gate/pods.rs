@@ -25,8 +25,11 @@ use super::{
     judgement::{Culprit, Memory, Rules, judge},
     missing, not_in_place,
     pod::Pod,
+    prove, rights,
 };
 use crate::{
+    access::Access,
+    object::PODS,
     watch::{Namespace, Set, Watches, asking},
     workload::Kind,
 };
@@ -157,6 +160,22 @@ impl Pods {
     pub const fn with_log_lines(mut self, lines: u32) -> Self {
         self.log_lines = lines;
         self
+    }
+
+    /// What the gate takes to be allowed. Without the rights on events and logs it judges as well, and explains less.
+    pub fn rights(&self) -> Vec<Access> {
+        let mut rights = self.needed();
+        rights.push(Access { group: "", resource: "events", verbs: &["list"], why: "explain what a pod does" });
+        if self.log_lines > 0 {
+            rights.push(Access { group: "", resource: "pods/log", verbs: &["get"], why: "show what a pod said last" });
+        }
+        rights
+    }
+
+    fn needed(&self) -> Vec<Access> {
+        let mut rights = rights(self.workloads());
+        rights.push(Access::to(PODS, &["list", "watch"], "see what the candidate's pods do"));
+        rights
     }
 
     /// The workloads that it looks at.
@@ -335,20 +354,18 @@ impl HealthGate for Pods {
     }
 
     async fn preflight(&self, _change: &Change, _plan: &Plan) -> Result<Readiness> {
+        let mut readiness = prove(&self.needed(), &self.watches, &self.namespace).await?;
+        if !readiness.refused.is_empty() {
+            return Ok(readiness);
+        }
         let namespace = self.watches.namespace(&self.namespace);
         namespace.pods.fresh().await?;
-        let mut readiness = Readiness::default();
         for named in self.workloads() {
-            namespace.workloads(named.kind).fresh().await?;
-            match named.kind {
-                Kind::Deployment => drop(namespace.replica_sets.fresh().await?),
-                Kind::DaemonSet => drop(namespace.controller_revisions.fresh().await?),
-                Kind::StatefulSet => {}
+            let feed = namespace.workloads(named.kind);
+            feed.fresh().await?;
+            if feed.get(&named.name).is_none() {
+                readiness = readiness.refused(missing(named, &self.namespace).to_string());
             }
-            readiness = match namespace.workloads(named.kind).get(&named.name) {
-                Some(_) => readiness.proved(format!("the pods of {named} can be watched")),
-                None => readiness.refused(missing(named, &self.namespace).to_string()),
-            };
         }
         Ok(readiness)
     }

@@ -81,14 +81,14 @@ impl Api {
     /// `Conflict` when there is one of this name.
     pub(super) async fn create(&self, secret: &Secret) -> Result<Meta> {
         let what = format!("creating Secret {}", secret.metadata.name);
-        let request = Request::new(&self.secrets).create(&PostParams::default(), bytes(secret)?);
+        let request = Request::new(&self.secrets).create(&self.posting(), bytes(secret)?);
         self.call::<Named>(&what, request).await.map(|named| named.metadata)
     }
 
     /// `Conflict` when it has another version than the given one has.
     pub(super) async fn replace(&self, secret: &Secret) -> Result<Meta> {
         let name = &secret.metadata.name;
-        let request = Request::new(&self.secrets).replace(name, &PostParams::default(), bytes(secret)?);
+        let request = Request::new(&self.secrets).replace(name, &self.posting(), bytes(secret)?);
         let saved = self.call::<Named>(&format!("writing Secret {name}"), request).await;
         match saved {
             // It was deleted since it was read: the version that was seen is gone.
@@ -139,7 +139,7 @@ impl Api {
         let now = now.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string();
         let what = format!("renewing Lease {name}");
         let patch = Patch::Merge(json!({ "spec": { "renewTime": now } }));
-        let request = Request::new(&self.leases).patch(&name, &PatchParams::default(), &patch);
+        let request = Request::new(&self.leases).patch(&name, &self.patching(), &patch);
         let renewed = maybe(self.call::<Lease>(&what, request).await)?;
         let lease = match renewed {
             Some(lease) => lease,
@@ -149,7 +149,7 @@ impl Api {
                     "metadata": { "name": name, "labels": { PART: DRIVER } },
                     "spec": { "holderIdentity": driver, "acquireTime": now, "renewTime": now },
                 });
-                let request = Request::new(&self.leases).create(&PostParams::default(), bytes(&lease)?);
+                let request = Request::new(&self.leases).create(&self.posting(), bytes(&lease)?);
                 self.call(&format!("creating Lease {name}"), request).await?
             }
         };
@@ -160,7 +160,7 @@ impl Api {
     pub(super) async fn sign(&self, driver: &DriverId, sign: &str) -> Result<()> {
         let name = lease_name(driver);
         let patch = Patch::Merge(json!({ "metadata": { "annotations": { SIGN: sign } } }));
-        let request = Request::new(&self.leases).patch(&name, &PatchParams::default(), &patch);
+        let request = Request::new(&self.leases).patch(&name, &self.patching(), &patch);
         maybe(self.call::<Value>(&format!("leaving a sign on Lease {name}"), request).await).map(drop)
     }
 
@@ -170,6 +170,14 @@ impl Api {
         let params = DeleteParams::default().preconditions(Preconditions { resource_version, uid });
         let request = Request::new(&self.leases).delete(&name, &params);
         maybe(self.call::<Value>(&format!("deleting Lease {name}"), request).await).map(drop)
+    }
+
+    fn posting(&self) -> PostParams {
+        PostParams { field_manager: Some(self.client.manager().into()), ..PostParams::default() }
+    }
+
+    fn patching(&self) -> PatchParams {
+        PatchParams { field_manager: Some(self.client.manager().into()), ..PatchParams::default() }
     }
 
     async fn call<T: DeserializeOwned>(

@@ -18,6 +18,7 @@ use rollback_k8s::{
     Watches,
     gate::{Conditions, Pods},
     store::Secrets,
+    testing::Cluster,
 };
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout};
@@ -308,4 +309,23 @@ async fn a_gate_on_what_is_not_there_refuses_the_start_and_bad_names_are_told() 
     let outcome = handle.finished().await;
     let State::Refused { why } = &outcome.rollout.state else { panic!("{:?}", outcome.rollout.state) };
     assert!(format!("{why:?}").contains("there is no deployment/web in namespace"), "{why:?}");
+}
+
+#[tokio::test]
+async fn a_right_that_is_missing_refuses_the_start_by_its_verb_and_resource() {
+    let cluster = Cluster::new();
+    cluster.put(&crate::support::cluster::deployment("web", "shop:1"));
+    cluster.deny("watch", "pods");
+    let watches = Watches::new(&cluster.client());
+    let gate = Pods::of(&watches, "default", "deployment/web").unwrap();
+    let resources: Vec<&str> = gate.rights().iter().map(|right| right.resource).collect();
+    assert_eq!(resources, ["deployments", "replicasets", "pods", "events"]);
+    let engine = Engine::new(Memory::new()).unwrap();
+    let fake = Fake::new("good", "bad");
+    engine.register(Target::new("web", fake.clone()).unwrap().gate(gate, Policy::default())).unwrap();
+    let plan = Plan::new([Step::new(Weight::ALL, Duration::from_secs(1))]).unwrap();
+    let handle = engine.start(NewRollout::new("web", fake.candidate(), plan).unwrap()).await.unwrap();
+    let outcome = handle.finished().await;
+    let State::Refused { why } = &outcome.rollout.state else { panic!("{:?}", outcome.rollout.state) };
+    assert!(format!("{why:?}").contains("may not watch pods in namespace default"), "{why:?}");
 }
