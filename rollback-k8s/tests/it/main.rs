@@ -3,6 +3,7 @@
 mod gates;
 mod line;
 mod place;
+mod real;
 mod replicas;
 mod rollouts;
 mod store;
