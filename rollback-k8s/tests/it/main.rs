@@ -1,5 +1,11 @@
-//! Backends, gates and store, on an API server in memory and on a real one.
+//! Backends, gates and store, on an API server in memory and on a real one, and over a line that is ill.
 
+mod gates;
+mod line;
+mod place;
 mod real;
+mod replicas;
+mod rollouts;
+mod store;
 mod support;
 mod workload;
