@@ -79,7 +79,7 @@ impl Cluster {
         let [etcd, peers, api, controllers] = &*ports else { return Err("there are no free ports".into()) };
         let mut own = Command::new("bash")
             .args(["-c", SCRIPT])
-            .env("SCRIPTS", Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kubernetes"))
+            .env("SCRIPTS", Path::new(env!("CARGO_MANIFEST_DIR")).join("../rollback-k8s/tests/kubernetes"))
             .env("K8S_BIN", programs)
             .envs([("ETCD_PORT", etcd), ("ETCD_PEER_PORT", peers), ("API_PORT", api), ("KCM_PORT", controllers)])
             .env("FAKE_KUBELET_ARGS", "--ready-delay 0.4 --terminate-delay 0.2 --crash-interval 1")
