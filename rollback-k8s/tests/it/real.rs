@@ -141,8 +141,8 @@ async fn a_real_daemon_set_keeps_every_promise() {
     keeps_every_promise(Kind::DaemonSet).await;
 }
 
-/// `kubectl rollout status` calls it done as soon as all pods are ready, whichever template they are of: going back makes
-/// the update revision the current one again at once.
+/// Going back makes the update revision the current one again at once: by its revisions alone it would be done as soon as
+/// all pods are ready, whichever template they are of.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stateful_set_that_goes_back_half_way_is_not_back_while_pods_of_the_candidate_serve() {
     let Some(real) = Real::new(Kind::StatefulSet).await else { return };
