@@ -108,6 +108,11 @@ impl Drop for Cluster {
 }
 
 impl Namespace {
+    /// Where its server is.
+    pub(crate) fn kubeconfig(&self) -> &Path {
+        &self.cluster.kubeconfig
+    }
+
     /// Runs kubectl in it, which must succeed, and gives what it printed.
     pub(crate) fn kubectl(&self, args: &[&str]) -> String {
         let out = self.run(args, None);
