@@ -248,7 +248,7 @@ fn matrix() -> Vec<Case> {
         case(Kind::Deployment, condition("Progressing", "True", "ReplicaSetUpdated")),
         case(Kind::Deployment, condition("ReplicaFailure", "True", "FailedCreate"))
             .differs(Verdict::Failed, "kubectl does not look at ReplicaFailure"),
-        case(Kind::Deployment, done.clone()).spec("paused", json!(true)).differs(
+        case(Kind::Deployment, done).spec("paused", json!(true)).differs(
             Verdict::Failed,
             "a paused Deployment gets nowhere, and its counts are those of the template before",
         ),
