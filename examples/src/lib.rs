@@ -24,6 +24,6 @@ pub mod router;
 pub mod service;
 pub mod stage;
 pub mod timeline;
-#[cfg(any(feature = "aws", feature = "heroku"))]
+#[cfg(any(feature = "aws", feature = "heroku", feature = "k8s"))]
 pub mod tool;
 pub mod traffic;

@@ -4,9 +4,12 @@
 pub mod access;
 mod client;
 mod error;
+pub mod gate;
 mod object;
+pub mod store;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod watch;
 pub mod workload;
 
-pub use self::{client::Client, workload::Workload};
+pub use self::{client::Client, watch::Watches, workload::Workload};

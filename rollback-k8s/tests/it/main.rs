@@ -1,4 +1,12 @@
-//! Backends, gates and store, on an API server in memory and on a real one.
+//! Backends, gates and store, on an API server in memory and on a real one, and over a line that is ill.
 
+mod gates;
+mod kubectl;
+mod line;
+mod place;
+mod real;
+mod replicas;
+mod rollouts;
+mod store;
 mod support;
 mod workload;

@@ -1,0 +1,305 @@
+//! What only real controllers show: the conformance suite on them, and how kubectl's rules deceive.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use rollback_core::{
+    ErrorKind,
+    backend::DeploymentBackend,
+    model::{Attempt, Change, Goal, Nonce, Progress, Revision, RolloutId, Serial, TargetId},
+    plan::Plan,
+    testing::backend::{self, Bench, Driver, Outcome},
+};
+use rollback_k8s::{Client, Workload, workload::Kind};
+use serde_json::{Value, json};
+
+use crate::support::cluster::{self, Namespace, bad, deployment, good};
+
+/// A workload of two pods on a real server; the candidate was made for it once.
+struct Real {
+    space: Namespace,
+    kind: Kind,
+    candidate: Revision,
+}
+
+impl Real {
+    async fn new(kind: Kind) -> Option<Self> {
+        let space = cluster::namespace().await?;
+        space.apply(&manifest(kind));
+        converged(&space, kind).await;
+        let candidate = workload(&space, kind).images([("web", good(2))]).await.unwrap();
+        Some(Self { space, kind, candidate })
+    }
+}
+
+fn manifest(kind: Kind) -> Value {
+    let mut object = deployment("web", &good(1));
+    object["kind"] = json!(format!("{kind:?}"));
+    let spec = object["spec"].as_object_mut().unwrap();
+    spec["template"]["spec"]["terminationGracePeriodSeconds"] = json!(1);
+    match kind {
+        Kind::Deployment => {}
+        Kind::StatefulSet => drop(spec.insert("serviceName".into(), json!("web"))),
+        Kind::DaemonSet => drop(spec.remove("replicas")),
+    }
+    object
+}
+
+fn workload(space: &Namespace, kind: Kind) -> Workload {
+    Workload::new(&space.client, kind, &space.name, "web").unwrap()
+}
+
+fn name(kind: Kind) -> String {
+    format!("{kind:?}").to_lowercase()
+}
+
+/// The images that pods of the workload run, those that are going away included.
+fn images(space: &Namespace) -> Vec<String> {
+    let pods = space.kubectl(&["get", "pods", "-l", "app=web", "-o", "jsonpath={.items[*].spec.containers[*].image}"]);
+    pods.split_whitespace().map(str::to_owned).collect()
+}
+
+/// Waits until every pod is of the template and up, by looking at the pods.
+async fn converged(space: &Namespace, kind: Kind) -> Value {
+    for _ in 0..600 {
+        let object = space.get(&name(kind), "web");
+        let status = |name: &str| object["status"][name].as_i64().unwrap_or(0);
+        let image = object["spec"]["template"]["spec"]["containers"][0]["image"].as_str().unwrap();
+        let (wanted, new, up) = match kind {
+            Kind::DaemonSet => ("desiredNumberScheduled", "updatedNumberScheduled", "numberAvailable"),
+            _ => ("replicas", "updatedReplicas", "readyReplicas"),
+        };
+        let (wanted, new, up) = (status(wanted), status(new), status(up));
+        let scaled = object["spec"]["replicas"].as_i64().is_none_or(|replicas| replicas == wanted);
+        let observed = object["metadata"]["generation"] == object["status"]["observedGeneration"];
+        let revisions = object["status"]["updateRevision"] == object["status"]["currentRevision"];
+        if observed && revisions && scaled && wanted > 0 && new == wanted && up == wanted {
+            let images = images(space);
+            if images.len() as i64 == wanted && images.iter().all(|it| it == image) {
+                return object;
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("it does not come to rest: {:#}", space.get(&name(kind), "web"));
+}
+
+#[async_trait]
+impl Bench for Real {
+    async fn reset(&self) {
+        // The same object throughout: the candidate was made for it.
+        let mut object = manifest(self.kind);
+        object["metadata"]["resourceVersion"] =
+            self.space.get(&name(self.kind), "web")["metadata"]["resourceVersion"].clone();
+        let put = self.space.run(&["replace", "-f", "-"], Some(&object.to_string()));
+        if !put.status.success() {
+            // Its controller was faster.
+            object["metadata"].as_object_mut().unwrap().remove("resourceVersion");
+            let put = self.space.run(&["replace", "-f", "-"], Some(&object.to_string()));
+            assert!(put.status.success(), "{}", String::from_utf8_lossy(&put.stderr));
+        }
+        converged(&self.space, self.kind).await;
+    }
+
+    async fn connect(&self) -> Arc<dyn DeploymentBackend> {
+        Arc::new(workload(&self.space, self.kind))
+    }
+
+    fn candidate(&self) -> Revision {
+        self.candidate.clone()
+    }
+
+    async fn settle(&self) {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+
+    async fn drift(&self) -> bool {
+        self.space.kubectl(&["set", "image", &format!("{}/web", name(self.kind)), &format!("web={}", good(9))]);
+        true
+    }
+}
+
+async fn keeps_every_promise(kind: Kind) {
+    let Some(real) = Real::new(kind).await else { return };
+    for (promise, outcome) in backend::all(&real).await {
+        if let Outcome::Skipped(why) = outcome {
+            println!("{kind:?}: {promise} was skipped: {why}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_real_deployment_keeps_every_promise() {
+    keeps_every_promise(Kind::Deployment).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_real_stateful_set_keeps_every_promise() {
+    keeps_every_promise(Kind::StatefulSet).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_real_daemon_set_keeps_every_promise() {
+    keeps_every_promise(Kind::DaemonSet).await;
+}
+
+/// Going back makes the update revision the current one again at once: by its revisions alone it would be done as soon as
+/// all pods are ready, whichever template they are of.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stateful_set_that_goes_back_half_way_is_not_back_while_pods_of_the_candidate_serve() {
+    let Some(real) = Real::new(Kind::StatefulSet).await else { return };
+    real.space.kubectl(&["scale", "statefulset/web", "--replicas=3"]);
+    converged(&real.space, Kind::StatefulSet).await;
+    let mut driver = Driver::new(&real).await;
+    let version = driver.look(Goal::Candidate).await.version;
+    let forward = driver.save(Goal::Candidate, &version);
+    driver.send(&forward).await.unwrap();
+    // The candidate's first pod is up and the next one is being replaced.
+    let up = |image: &str| {
+        let pods = real.space.get("pods", "-lapp=web");
+        let pods = pods["items"].as_array().unwrap().iter();
+        let up = |pod: &&Value| {
+            let conditions = pod["status"]["conditions"].as_array().into_iter().flatten();
+            let mut ready = conditions.filter(|it| it["type"] == "Ready" && it["status"] == "True");
+            ready.next().is_some() && pod["spec"]["containers"][0]["image"] == image
+        };
+        pods.filter(up).count()
+    };
+    while up(&good(2)) == 0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let version = driver.look(Goal::Baseline).await.version;
+    let back = driver.save(Goal::Baseline, &version);
+    driver.send(&back).await.unwrap();
+    while driver.look(Goal::Baseline).await.progress != Progress::Reached {}
+    // What is not there now may have been there at the look, but not the other way round.
+    let left = images(&real.space);
+    assert!(!left.contains(&good(2)), "the baseline is said to be back, and pods run {left:?}");
+}
+
+/// The controller's first status of the template that is back still has the condition of the one that failed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deadline_that_passed_for_the_candidate_is_no_failure_of_the_way_back() {
+    let Some(space) = cluster::namespace().await else { return };
+    let mut object = manifest(Kind::Deployment);
+    object["spec"]["replicas"] = json!(1);
+    object["spec"]["progressDeadlineSeconds"] = json!(2);
+    space.apply(&object);
+    converged(&space, Kind::Deployment).await;
+    let web = workload(&space, Kind::Deployment);
+    for round in 0..5 {
+        let change = change(&web, bad()).await;
+        shift(&web, &change, Goal::Candidate, 1).await;
+        let passed =
+            |progress: &Progress| matches!(progress, Progress::Failed(why) if why.as_str().contains("deadline"));
+        until(&web, &change, Goal::Candidate, "the deadline passes", passed).await;
+        shift(&web, &change, Goal::Baseline, 2).await;
+        loop {
+            let look = web.observe(&change, Goal::Baseline, None).await.unwrap();
+            assert!(!matches!(look.progress, Progress::Failed(_)), "round {round}: {:?}", look.progress);
+            if look.progress == Progress::Reached {
+                break;
+            }
+        }
+    }
+}
+
+/// One shift towards this goal, with what was looked at for it.
+async fn shift(web: &Workload, change: &Change, goal: Goal, serial: u64) {
+    let version = web.observe(change, goal, None).await.unwrap().version;
+    let nonce = Nonce::new(&change.rollout, Serial(serial), goal);
+    let attempt = Attempt { nonce, goal, version, at: "2026-01-01T00:00:00Z".parse().unwrap() };
+    web.shift(change, goal, &attempt).await.unwrap();
+}
+
+async fn change(web: &Workload, image: String) -> Change {
+    let target = TargetId::try_from("web").unwrap();
+    let (baseline, candidate) = (web.baseline().await.unwrap(), web.images([("web", image)]).await.unwrap());
+    Change { rollout: RolloutId::fresh(&target), target, baseline, candidate }
+}
+
+/// Looks until this is what a look says.
+async fn until(web: &Workload, change: &Change, goal: Goal, what: &str, is: impl Fn(&Progress) -> bool) {
+    let mut seen = None;
+    for _ in 0..600 {
+        let progress = web.observe(change, goal, None).await.unwrap().progress;
+        if is(&progress) {
+            return;
+        }
+        seen = Some(progress);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("waited in vain until {what}: {seen:?}");
+}
+
+/// Its controller waits for a pod of the candidate that never becomes ready, whatever the template says by then
+/// (kubernetes/kubernetes#67250).
+#[tokio::test(flavor = "multi_thread")]
+async fn the_pod_that_holds_up_the_way_back_of_a_stateful_set_is_deleted_when_that_is_allowed() {
+    let Some(space) = cluster::namespace().await else { return };
+    space.apply(&manifest(Kind::StatefulSet));
+    converged(&space, Kind::StatefulSet).await;
+    let web = workload(&space, Kind::StatefulSet);
+    let change = change(&web, bad()).await;
+    shift(&web, &change, Goal::Candidate, 1).await;
+    let crashes = || {
+        let waits = "jsonpath={.items[*].status.containerStatuses[*].state.waiting.reason}";
+        space.kubectl(&["get", "pods", "-lapp=web", "-o", waits]).contains("CrashLoopBackOff")
+    };
+    while !crashes() {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    shift(&web, &change, Goal::Baseline, 2).await;
+    let seen =
+        |progress: &Progress| matches!(progress, Progress::Underway(why) if why.as_str().contains("1 of 2 pods"));
+    until(&web, &change, Goal::Baseline, "the template is back and the pod is not", seen).await;
+    assert!(images(&space).contains(&bad()), "nothing was allowed to delete the pod");
+
+    let web = web.delete_stuck_pods();
+    let due = |progress: &Progress| matches!(progress, Progress::Due(effect) if effect.as_str() == "delete pod web-1");
+    until(&web, &change, Goal::Baseline, "the pod is due", due).await;
+    shift(&web, &change, Goal::Baseline, 3).await;
+    until(&web, &change, Goal::Baseline, "it is back", |progress| *progress == Progress::Reached).await;
+    assert!(!images(&space).contains(&bad()));
+}
+
+/// The printed Role is enough for a whole rollout and the way back, and without it the missing rights are named.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_printed_role_is_enough_and_what_is_missing_is_named() {
+    let Some(space) = cluster::namespace().await else { return };
+    let plan = Plan::all_at_once(Duration::from_secs(1)).unwrap();
+    for kind in [Kind::Deployment, Kind::StatefulSet, Kind::DaemonSet] {
+        space.apply(&manifest(kind));
+        converged(&space, kind).await;
+        let known = change(&workload(&space, kind), good(2)).await;
+
+        let user = format!("tool-of-{}", name(kind));
+        let client = impersonated(space.kubeconfig(), &user).await;
+        let web = Workload::new(&client, kind, &space.name, "web").unwrap().delete_stuck_pods();
+        assert_eq!(web.baseline().await.unwrap_err().kind(), ErrorKind::Denied);
+        let found = web.preflight(&known, &plan).await.unwrap();
+        let refused = format!("{:?}", found.refused);
+        assert!(refused.contains("get") && refused.contains(&format!("{}s", name(kind))), "{refused}");
+
+        let role = web.role(&user).unwrap();
+        assert!(space.run(&["apply", "-f", "-"], Some(&role)).status.success(), "{role}");
+        space.kubectl(&["create", "rolebinding", &user, &format!("--role={user}"), &format!("--user={user}")]);
+        let found = web.preflight(&known, &plan).await.unwrap();
+        assert!(found.refused.is_empty() && found.no_way_back.is_empty(), "{found:?}");
+        for (serial, goal) in [(1, Goal::Candidate), (2, Goal::Baseline)] {
+            shift(&web, &known, goal, serial).await;
+            until(&web, &known, goal, "it is there", |progress| *progress == Progress::Reached).await;
+        }
+        // Three of one name would share their pods' labels.
+        space.kubectl(&["delete", &format!("{}/web", name(kind)), "--cascade=foreground"]);
+    }
+}
+
+/// As a user who was granted nothing yet.
+async fn impersonated(kubeconfig: &Path, user: &str) -> Client {
+    let file = Kubeconfig::read_from(kubeconfig).unwrap();
+    let mut config = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.unwrap();
+    config.auth_info.impersonate = Some(user.into());
+    Client::from_kube(kube::Client::try_from(config).unwrap())
+}
