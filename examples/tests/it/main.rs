@@ -4,6 +4,8 @@
 mod backtest;
 #[cfg(feature = "heroku")]
 mod heroku;
+#[cfg(feature = "aws")]
+mod lambda;
 mod proxy;
 mod quickstart;
 mod servers;
