@@ -56,7 +56,10 @@ pub(crate) struct Namespace {
 
 /// Who is to be woken, by the workload that is concerned.
 #[derive(Default)]
-pub(crate) struct Bells(Mutex<HashMap<(Kind, Box<str>), Vec<Wake>>>);
+pub(crate) struct Bells(Mutex<HashMap<Concerned, Vec<Wake>>>);
+
+/// A workload, by kind and name.
+type Concerned = (Kind, Box<str>);
 
 impl Watches {
     /// Watches by this client. None has begun yet.
