@@ -27,7 +27,7 @@ fn main() {
     if !measures() {
         return;
     }
-    let window = Duration::from_secs(if quick() { 15 } else { 60 });
+    let window = Duration::from_secs(if quick() { 30 } else { 60 });
     for live in [1, 100, 1_000] {
         let runtime = two_cores();
         runtime.block_on(measure(live, window));
@@ -44,6 +44,8 @@ async fn measure(live: usize, window: Duration) {
     let watches = Watches::new(&client);
     let store = Secrets::new(&client, "default").expect("a good namespace");
     let engine = Engine::new(store).expect("the defaults are good");
+    // As every tool does that outlives a crash: it also looks for what others leave behind.
+    engine.resume_all().await.expect("the store is there");
 
     // The watches alone, with every pod known: asked for once, and then at rest.
     let region = Region::new(ALLOCATOR);

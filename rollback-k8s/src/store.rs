@@ -204,7 +204,8 @@ impl Secrets {
     async fn put(&self, mut past: Secret) -> Tried<()> {
         match self.api.create(&past).await {
             Err(e) if e.kind() == ErrorKind::Conflict => {}
-            done => return Ok(drop(done?)),
+            Ok(_) => return Ok(()),
+            Err(e) => return Err(e.into()),
         }
         let Some(old) = self.api.secret(&past.metadata.name).await? else { return Err(Lost::Race) };
         past.metadata.resource_version = old.metadata.resource_version;

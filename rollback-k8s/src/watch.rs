@@ -56,7 +56,10 @@ pub(crate) struct Namespace {
 
 /// Who is to be woken, by the workload that is concerned.
 #[derive(Default)]
-pub(crate) struct Bells(Mutex<HashMap<(Kind, Box<str>), Vec<Wake>>>);
+pub(crate) struct Bells(Mutex<HashMap<Concerned, Vec<Wake>>>);
+
+/// A workload, by kind and name.
+type Concerned = (Kind, Box<str>);
 
 impl Watches {
     /// Watches by this client. None has begun yet.
@@ -158,6 +161,8 @@ struct Trouble {
 enum End {
     /// By the API server, in order: go on from here.
     Done,
+    /// Before its time: go on from here, and nothing is proved.
+    Cut,
     /// What comes next is not known: list again.
     Gone,
     /// Nothing was heard for longer than there can be nothing.
@@ -256,41 +261,51 @@ impl<T: Kept> Shared<T> {
         // A watch that was silent is tried for a short time: what buffers its answers lets them go at its end.
         let mut cautious = false;
         while let Some(feed) = shared.upgrade() {
-            if lock(&feed.state).wanted.elapsed() > IDLE {
-                // What is known grows old from now on: the next who needs it lists again.
-                lock(&feed.state).alive = None;
+            let idle = lock(&feed.state).wanted.elapsed() > IDLE;
+            if idle {
+                // The next who needs it lists again.
+                let mut state = lock(&feed.state);
+                (state.alive, state.items, state.owned) = (None, HashMap::new(), HashMap::new());
                 return;
             }
+            let begun = Instant::now();
             let outcome = match version.take() {
-                None => feed.list().await.map(|listed| version = Some(listed)),
-                Some(from) => {
-                    let limit = if cautious { CAUTIOUS } else { TURN };
-                    let mut last = from;
-                    match feed.watch(&mut last, limit).await {
-                        Ok(End::Done) => {
-                            (cautious, failures) = (false, 0);
-                            version = Some(last);
-                            Ok(())
-                        }
-                        Ok(End::Gone) => Ok(()),
-                        Ok(End::Silent) => {
-                            tracing::debug!(path = feed.path, "a watch was silent and is begun again");
-                            cautious = true;
-                            Ok(())
-                        }
-                        Err(e) => Err(e),
+                None => feed.list().await.map(|listed| {
+                    version = Some(listed);
+                    None
+                }),
+                Some(mut last) => {
+                    let ended = feed.watch(&mut last, if cautious { CAUTIOUS } else { TURN }).await;
+                    if matches!(ended, Ok(End::Done | End::Cut)) {
+                        version = Some(last);
                     }
+                    ended.map(Some)
                 }
             };
-            let Err(e) = outcome else { continue };
-            let pause = e.retry_after().unwrap_or_else(|| {
-                let most = PAUSE.saturating_mul(1 << failures.min(5)).min(PAUSE_MOST);
-                most / 2 + most.mul_f64(fastrand::f64() / 2.0)
-            });
+            // What is over as soon as it begins must not begin as fast as it can.
+            let at_once = begun.elapsed() < SLACK;
+            let pause = match outcome {
+                Ok(None) => continue,
+                Ok(Some(End::Done)) => {
+                    (cautious, failures) = (false, 0);
+                    continue;
+                }
+                Ok(Some(End::Silent)) => {
+                    tracing::debug!(path = feed.path, "a watch was silent and is begun again");
+                    cautious = true;
+                    continue;
+                }
+                Ok(Some(End::Cut | End::Gone)) if !at_once => continue,
+                Ok(Some(End::Cut | End::Gone)) => backoff(failures),
+                Err(e) => {
+                    let pause = e.retry_after().map_or_else(|| backoff(failures), |after| after.min(OBEYED));
+                    tracing::debug!(path = feed.path, error = %e.chain(), ?pause, "a watch failed");
+                    lock(&feed.state).trouble = Some(Trouble { kind: e.kind(), said: e.chain() });
+                    feed.told.notify_waiters();
+                    pause
+                }
+            };
             failures = failures.saturating_add(1);
-            tracing::debug!(path = feed.path, error = %e.chain(), ?pause, "a watch failed");
-            lock(&feed.state).trouble = Some(Trouble { kind: e.kind(), said: e.chain() });
-            feed.told.notify_waiters();
             drop(feed);
             sleep(pause).await;
         }
@@ -353,10 +368,7 @@ impl<T: Kept> Shared<T> {
             let event = match event {
                 Ok(Some(event)) => event,
                 // Before its time it was cut, and that proves nothing.
-                Ok(None) if begun.elapsed() + EARLY < limit => {
-                    sleep(PAUSE).await;
-                    return Ok(End::Done);
-                }
+                Ok(None) if begun.elapsed() + EARLY < limit => return Ok(End::Cut),
                 Ok(None) => {
                     self.lives(now);
                     return Ok(End::Done);
@@ -463,6 +475,12 @@ fn is_gone(error: &Error) -> bool {
     error.kind() == ErrorKind::Conflict
 }
 
+/// The pause after so many failures, spread by chance.
+fn backoff(failures: u32) -> Duration {
+    let most = PAUSE.saturating_mul(1 << failures.min(5)).min(PAUSE_MOST);
+    most / 2 + most.mul_f64(fastrand::f64() / 2.0)
+}
+
 /// A request as the client takes it.
 pub(crate) fn asking<E: std::error::Error + Send + Sync + 'static>(
     request: Result<http::Request<Vec<u8>>, E>,
@@ -486,5 +504,7 @@ const IDLE: Duration = Duration::from_secs(120);
 /// The pause after a failure, doubled with each, up to the most.
 const PAUSE: Duration = Duration::from_millis(250);
 const PAUSE_MOST: Duration = Duration::from_secs(8);
+/// The longest pause that a server may ask for.
+const OBEYED: Duration = Duration::from_secs(60);
 /// So many objects a page.
 const PAGE: u32 = 500;

@@ -211,7 +211,7 @@ pub(crate) mod wire {
                 restarts: self.restart_count,
                 waiting: state.waiting.map(|waiting| Said::new(waiting.reason, waiting.message)),
                 down,
-                ended: state.terminated.or(self.last_state.unwrap_or_default().terminated).map(Ended::from),
+                ended: state.terminated.or_else(|| self.last_state?.terminated).map(Ended::from),
             }
         }
     }

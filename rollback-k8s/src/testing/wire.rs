@@ -286,7 +286,10 @@ fn watch(cluster: &Cluster, call: &Call) -> Answer {
                 return Some((told, Some((cluster, path, labels, from))));
             }
             if tokio::time::timeout_at(end, changed).await.is_err() {
-                let bookmark = json!({ "metadata": { "resourceVersion": from.to_string() } });
+                // A client that reads kinds must find them here too.
+                let bookmark = json!({
+                    "apiVersion": "v1", "kind": "Bookmark", "metadata": { "resourceVersion": from.to_string() },
+                });
                 return Some((format!("{}\n", json!({ "type": "BOOKMARK", "object": bookmark })), None));
             }
         }

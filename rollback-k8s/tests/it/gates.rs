@@ -206,7 +206,7 @@ async fn a_watch_that_is_too_old_or_hangs_or_is_denied_is_made_up_for_by_lists()
         let evidence = judge.until(&gate, Standing::Unhealthy).await;
         assert!(evidence.summary.contains("crashed"), "{fault:?}: {}", evidence.summary);
         let sent = line.sent();
-        assert!(sent.len() < 400, "{fault:?} takes {} requests", sent.len());
+        assert!(sent.len() < 100, "{fault:?} takes {} requests", sent.len());
     }
 }
 

@@ -21,7 +21,6 @@ async fn keeps_every_promise(client: &Client, namespace: &str) {
     let open = || Secrets::new(client, namespace).unwrap();
     let store = open();
     suite::all(&store).await;
-    suite::all(&store).await;
     suite::two_handles_share_one_truth(&store, &open()).await;
     suite::two_handles_share_one_truth(&store, &store.clone()).await;
     suite::retention(&open().keep(1), 1).await;
