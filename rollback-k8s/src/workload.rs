@@ -273,6 +273,10 @@ impl Workload {
         if !self.deletes_stuck_pods || self.kind != Kind::StatefulSet || parallel {
             return Ok(None);
         }
+        if !convergence::is_seen(object) {
+            // Which revision is the newest is told for the template before.
+            return Ok(None);
+        }
         let newest = text(object, "/status/updateRevision");
         let labels = crate::object::selector(&object["spec"]["selector"]);
         let mut pods = self.client.list(PODS, &self.namespace, &labels).await?;
@@ -396,7 +400,15 @@ impl DeploymentBackend for Workload {
         let stands = convergence(self.kind, &object);
         let seen = share(self.kind, &object, serves, stands == Convergence::Done);
         let progress = match stands {
+            Convergence::Done if goal.is_forward() && convergence::wanted(self.kind, &object) == 0 => {
+                Progress::Underway("it has no pods by now: nothing shows whether the candidate works".into())
+            }
             Convergence::Done => Progress::Reached,
+            // The controller's first status after the way back still has what it said of the candidate: a deadline that
+            // passed, pods that could not be made (observed on 1.20). The rollback has a deadline of its own.
+            Convergence::Failed(why) if goal == Goal::Baseline && convergence::never(self.kind, &object).is_none() => {
+                Progress::Underway(why.into())
+            }
             Convergence::Failed(why) => Progress::Failed(why.into()),
             Convergence::Working(why) => match self.stuck_pod(&object).await? {
                 Some(pod) if goal == Goal::Baseline => {

@@ -2,7 +2,9 @@
 //!
 //! The rules are those of `kubectl rollout status` (`rollout_status.go`). The gaps: a paused Deployment never gets
 //! anywhere and kubectl waits for ever; `ReplicaFailure` is told at once and kubectl does not look; a StatefulSet or
-//! DaemonSet that is updated only when its pods are deleted never converges by itself.
+//! DaemonSet that is updated only when its pods are deleted never converges by itself; and a StatefulSet whose template is
+//! put back half way has one revision again at once, which kubectl takes for the end while pods of the other template still
+//! serve (observed on 1.20), so its updated pods are counted in any case.
 
 use serde_json::Value;
 
@@ -26,7 +28,7 @@ pub(crate) fn convergence(kind: Kind, object: &Value) -> Convergence {
     if let Some(why) = never(kind, object) {
         return Failed(why);
     }
-    if number(object, "/metadata/generation") > number(object, "/status/observedGeneration") {
+    if !is_seen(object) {
         return Working("its controller has not seen the change yet".into());
     }
     let status = |name: &str| number(object, &format!("/status/{name}"));
@@ -69,8 +71,8 @@ pub(crate) fn convergence(kind: Kind, object: &Value) -> Convergence {
                 Working("its controller has not seen it yet".into())
             } else if ready < wanted {
                 Working(format!("{ready} of {wanted} pods are ready"))
-            } else if !same && updated < wanted {
-                Working(format!("{updated} of {wanted} pods are new"))
+            } else if updated < wanted {
+                Working(format!("{updated} of {wanted} pods are of the template"))
             } else if !same {
                 Working("its controller has not called it done yet".into())
             } else {
@@ -102,10 +104,23 @@ pub(crate) fn replicas(object: &Value) -> i64 {
     object.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(1)
 }
 
+/// How many pods its controller is to keep up; of a DaemonSet, as far as the controller has said.
+pub(crate) fn wanted(kind: Kind, object: &Value) -> i64 {
+    match kind {
+        Kind::DaemonSet => number(object, "/status/desiredNumberScheduled"),
+        Kind::Deployment | Kind::StatefulSet => replicas(object),
+    }
+}
+
+/// Whether the status tells of the spec as it is now.
+pub(crate) fn is_seen(object: &Value) -> bool {
+    number(object, "/metadata/generation") <= number(object, "/status/observedGeneration")
+}
+
 /// Pods of the template as it is now, and all of them.
 pub(crate) fn pods(kind: Kind, object: &Value) -> (i64, i64) {
     // Counts of an earlier generation tell of other pods.
-    let seen = number(object, "/metadata/generation") <= number(object, "/status/observedGeneration");
+    let seen = is_seen(object);
     let of = |new: &str, all: &str| {
         let all = number(object, &format!("/status/{all}"));
         (if seen { number(object, &format!("/status/{new}")).min(all) } else { 0 }, all)
@@ -194,7 +209,12 @@ mod tests {
             (json!({"observedGeneration": 2, "readyReplicas": 1}), "working: 1 of 2 pods are ready"),
             (
                 json!({"observedGeneration": 2, "readyReplicas": 2, "updatedReplicas": 1, "currentRevision": "a", "updateRevision": "b"}),
-                "working: 1 of 2 pods are new",
+                "working: 1 of 2 pods are of the template",
+            ),
+            // Put back half way: kubectl calls this complete.
+            (
+                json!({"observedGeneration": 2, "readyReplicas": 2, "updatedReplicas": 1, "currentRevision": "a", "updateRevision": "a"}),
+                "working: 1 of 2 pods are of the template",
             ),
             (
                 json!({"observedGeneration": 2, "readyReplicas": 2, "updatedReplicas": 2, "currentRevision": "a", "updateRevision": "b"}),

@@ -58,8 +58,12 @@ impl Workload {
         if let Some(why) = convergence::never(self.kind, &object) {
             ready = ready.refused(format!("{self} would never converge: {why}"));
         }
-        if self.kind != Kind::DaemonSet && convergence::replicas(&object) == 0 {
-            ready = ready.refused(format!("{self} is scaled to 0: nothing would show whether the candidate works"));
+        if convergence::wanted(self.kind, &object) == 0 {
+            let why = match self.kind {
+                Kind::DaemonSet => "runs on no node",
+                Kind::Deployment | Kind::StatefulSet => "is scaled to 0",
+            };
+            ready = ready.refused(format!("{self} {why}: nothing would show whether the candidate works"));
         }
         if ready.refused.is_empty() {
             ready = self.try_out(change, pair, &object, ready).await?;

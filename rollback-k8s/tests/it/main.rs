@@ -1,4 +1,5 @@
 //! Backends, gates and store, on an API server in memory and on a real one.
 
+mod real;
 mod support;
 mod workload;

@@ -1,10 +1,13 @@
-//! A real API server: the one that `ROLLBACK_TEST_KUBECONFIG` names, else one of our own from the programs in
-//! `ROLLBACK_TEST_KUBERNETES` (see `tests/kubernetes`), with a fake kubelet whose pods behave as their image says.
+//! A real API server: the one that `ROLLBACK_TEST_KUBECONFIG` names, else one of our own on free ports, from what
+//! `tests/kubernetes/build.sh` built into the folder that `ROLLBACK_TEST_KUBERNETES` names, or into the cache of `.ci/test`.
+//! Its fake kubelet's pods behave as their image says.
 
 use std::{
     env,
+    io::{BufRead as _, BufReader},
+    net::TcpListener,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     sync::{
         Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicU32, Ordering},
@@ -18,10 +21,10 @@ use serde_json::{Value, json};
 /// Tests that run side by side share one; the last to end stops it.
 static CLUSTER: Mutex<Weak<Cluster>> = Mutex::new(Weak::new());
 
-/// A cluster, stopped when it is dropped.
+/// A cluster, stopped when it is dropped, or when this process ends in any other way.
 pub(crate) struct Cluster {
     kubeconfig: PathBuf,
-    own: Option<tempfile::TempDir>,
+    own: Option<Child>,
 }
 
 /// A namespace of its own for one test, deleted when it is dropped.
@@ -67,29 +70,39 @@ impl Cluster {
         if let Some(kubeconfig) = env::var_os("ROLLBACK_TEST_KUBECONFIG") {
             return Ok(Self { kubeconfig: kubeconfig.into(), own: None });
         }
-        let programs = env::var("ROLLBACK_TEST_KUBERNETES").map_err(
-            |_| "set ROLLBACK_TEST_KUBECONFIG, or ROLLBACK_TEST_KUBERNETES to what tests/kubernetes/build.sh built",
-        )?;
-        let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
-        let mut start = Command::new(script("start.sh"));
-        start.env("K8S_BIN", &programs).env("K8S_RUN", folder.path());
-        for name in ["ETCD_PORT", "ETCD_PEER_PORT", "API_PORT", "KCM_PORT"] {
-            start.env(name, free_port().to_string());
+        let programs = programs()?;
+        // Held together until all are known, so that no two are the same, and let go before they are used.
+        let held: Vec<TcpListener> = (0..4).map_while(|_| TcpListener::bind("127.0.0.1:0").ok()).collect();
+        let ports = held.iter().filter_map(|port| Some(port.local_addr().ok()?.port().to_string()));
+        let ports: Vec<String> = ports.collect();
+        drop(held);
+        let [etcd, peers, api, controllers] = &*ports else { return Err("there are no free ports".into()) };
+        let mut own = Command::new("bash")
+            .args(["-c", SCRIPT])
+            .env("SCRIPTS", Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kubernetes"))
+            .env("K8S_BIN", programs)
+            .envs([("ETCD_PORT", etcd), ("ETCD_PEER_PORT", peers), ("API_PORT", api), ("KCM_PORT", controllers)])
+            .env("FAKE_KUBELET_ARGS", "--ready-delay 0.4 --terminate-delay 0.2 --crash-interval 1")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(|e| format!("bash does not start: {e}"))?;
+        let mut folder = String::new();
+        let out = own.stdout.take().expect("it is piped");
+        BufReader::new(out).read_line(&mut folder).map_err(|e| e.to_string())?;
+        if folder.trim().is_empty() {
+            return Err(format!("it was built, but does not start: {:?}", own.wait()));
         }
-        let out = start.stdin(Stdio::null()).output().map_err(|e| e.to_string())?;
-        let cluster = Self { kubeconfig: folder.path().join("kubeconfig"), own: Some(folder) };
-        if !out.status.success() {
-            return Err(format!("the cluster does not start: {}", String::from_utf8_lossy(&out.stderr)));
-        }
-        Ok(cluster)
+        Ok(Self { kubeconfig: Path::new(folder.trim()).join("kubeconfig"), own: Some(own) })
     }
 }
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        if let Some(folder) = &self.own {
-            let stop = Command::new(script("stop.sh")).env("K8S_RUN", folder.path()).output();
-            drop(stop);
+        if let Some(own) = &mut self.own {
+            // The script waits for its standard input to end.
+            drop(own.stdin.take());
+            drop(own.wait());
         }
     }
 }
@@ -168,11 +181,30 @@ pub(crate) fn deployment(name: &str, image: &str) -> Value {
     })
 }
 
-fn script(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kubernetes").join(name)
+/// The folder with `kube-apiserver` and the others.
+fn programs() -> Result<PathBuf, String> {
+    let cache = || {
+        let cache = env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+        let cache = cache.or_else(|| Some(Path::new(&env::var_os("HOME")?).join(".cache")));
+        cache.map(|cache| cache.join("rollback-ci/kubernetes"))
+    };
+    let named = env::var_os("ROLLBACK_TEST_KUBERNETES").map(PathBuf::from).or_else(cache);
+    let folders = named.into_iter().flat_map(|folder| [folder.join("bin"), folder]);
+    folders.into_iter().find(|folder| folder.join("kube-apiserver").is_file()).ok_or_else(|| {
+        "set ROLLBACK_TEST_KUBECONFIG, or ROLLBACK_TEST_KUBERNETES to what tests/kubernetes/build.sh built".into()
+    })
 }
 
-fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
-    listener.local_addr().expect("it is bound").port()
-}
+/// Ends with the process that started it, however that ends: then its standard input is closed.
+const SCRIPT: &str = r#"
+set -e
+folder=$(mktemp -d "${TMPDIR:-/tmp}/rollback-kubernetes.XXXXXX")
+export K8S_RUN=$folder/run
+trap '"$SCRIPTS/stop.sh" > /dev/null 2>&1; rm -rf "$folder"' EXIT
+trap '' HUP INT TERM
+"$SCRIPTS/start.sh" > "$folder/log" 2>&1 < /dev/null || { cat "$folder/log" >&2; exit 1; }
+# Nobody waits for the end of what we might still say.
+exec 2> /dev/null
+echo "$K8S_RUN"
+cat > /dev/null
+"#;
