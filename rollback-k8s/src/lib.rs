@@ -3,10 +3,13 @@
 
 pub mod access;
 mod client;
+mod endpoints;
 mod error;
+mod mark;
 mod object;
+pub mod route;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod workload;
 
-pub use self::{client::Client, workload::Workload};
+pub use self::{client::Client, route::HttpRoute, workload::Workload};
