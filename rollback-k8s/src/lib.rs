@@ -3,13 +3,16 @@
 
 pub mod access;
 mod client;
+mod endpoints;
 mod error;
 pub mod gate;
+mod mark;
 mod object;
+pub mod route;
 pub mod store;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod watch;
 pub mod workload;
 
-pub use self::{client::Client, watch::Watches, workload::Workload};
+pub use self::{client::Client, route::HttpRoute, watch::Watches, workload::Workload};

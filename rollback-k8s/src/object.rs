@@ -43,6 +43,10 @@ pub(crate) const CONTROLLER_REVISIONS: Resource =
 pub(crate) const PODS: Resource = Resource::new("", "v1", "pods", "Pod");
 pub(crate) const CONFIG_MAPS: Resource = Resource::new("", "v1", "configmaps", "ConfigMap");
 pub(crate) const SECRETS: Resource = Resource::new("", "v1", "secrets", "Secret");
+pub(crate) const SERVICES: Resource = Resource::new("", "v1", "services", "Service");
+pub(crate) const ENDPOINTS: Resource = Resource::new("", "v1", "endpoints", "Endpoints");
+pub(crate) const ENDPOINT_SLICES: Resource = Resource::new("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice");
+pub(crate) const HTTP_ROUTES: Resource = Resource::new("gateway.networking.k8s.io", "v1", "httproutes", "HTTPRoute");
 /// Version 1 is in 1.20 and in 1.36, and names its target as later versions do.
 pub(crate) const AUTOSCALERS: Resource =
     Resource::new("autoscaling", "v1", "horizontalpodautoscalers", "HorizontalPodAutoscaler");

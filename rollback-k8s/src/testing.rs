@@ -1,4 +1,4 @@
-//! An API server in memory, with a controller for workloads: for tests of what you build on this crate.
+//! An API server in memory, with controllers for workloads, Services and routes: for tests of what you build on this crate.
 //!
 //! It keeps to the rules that the real one was seen to keep: `resourceVersion` and `uid`, generations that rise with the
 //! spec, JSON patches that are carried out whole or not at all, preconditions, dry runs, access reviews, watches with
@@ -203,6 +203,11 @@ impl World {
 
     /// Lets the controller do what it would have done until now.
     fn catch_up(&mut self) {
+        for (path, slice) in controller::Controller::slices(&self.objects) {
+            if self.objects.get(&path).is_none_or(|now| now["endpoints"] != slice["endpoints"]) {
+                self.put(&path, slice);
+            }
+        }
         for (path, status) in self.controller.due(&self.objects) {
             let Some(mut object) = self.objects.get(&path).cloned() else { continue };
             if object["status"] != status {

@@ -1,8 +1,8 @@
 //! A Deployment, StatefulSet or DaemonSet that its own controller rolls.
 
 mod configs;
-mod convergence;
-mod preflight;
+pub(crate) mod convergence;
+pub(crate) mod preflight;
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
@@ -515,7 +515,7 @@ fn template(object: &Value) -> &Value {
     &object["spec"]["template"]
 }
 
-fn annotation<'a>(object: &'a Value, name: &str) -> Option<&'a str> {
+pub(crate) fn annotation<'a>(object: &'a Value, name: &str) -> Option<&'a str> {
     object.pointer("/metadata/annotations")?.get(name)?.as_str()
 }
 
@@ -535,7 +535,7 @@ fn containers_mut(template: &mut Value) -> impl Iterator<Item = &mut Value> {
 }
 
 /// `web=shop:2, log=fluent:1`: what people call a revision of a workload. By its hash where that is too long.
-fn images_of(template: &Value) -> String {
+pub(crate) fn images_of(template: &Value) -> String {
     let mut id = String::new();
     for container in containers(template) {
         let gap = if id.is_empty() { "" } else { ", " };
@@ -550,7 +550,7 @@ fn is_ready(pod: &Value) -> bool {
 }
 
 /// Who wrote the object last, of those who are not its controller.
-fn last_writer(object: &Value) -> Option<&str> {
+pub(crate) fn last_writer(object: &Value) -> Option<&str> {
     let entries = object.pointer("/metadata/managedFields")?.as_array()?;
     let entries = entries
         .iter()
@@ -593,7 +593,7 @@ pub(crate) fn hash(value: &Value) -> String {
 }
 
 /// How often a write is tried against a status that keeps changing.
-const WRITES: usize = 5;
+pub(crate) const WRITES: usize = 5;
 
 /// The nonce of the last attempt.
 pub(crate) const ATTEMPT: &str = "rollback.rs/attempt";

@@ -1,4 +1,5 @@
-//! What the controllers of workloads make of a change, as far as its status tells.
+//! What controllers make of a change: the status of workloads, and of routes as their gateway says it; and what stands
+//! behind Services.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -39,10 +40,11 @@ impl Controller {
     }
 
     pub(super) fn saw(&mut self, path: &str, object: &Value) {
-        if !is_workload(path) {
-            return;
-        }
-        let template = &object["spec"]["template"];
+        let template = match path {
+            _ if is_workload(path) => &object["spec"]["template"],
+            _ if is_route(path) => &object["spec"],
+            _ => return,
+        };
         let before = self.changed.get(path).map(|changed| changed.template.clone());
         if before.as_ref() != Some(template) {
             let changed = Changed { template: template.clone(), before, at: Instant::now() };
@@ -50,10 +52,73 @@ impl Controller {
         }
     }
 
-    /// The status that each workload has by now.
+    /// The status that each workload and each route has by now.
     pub(super) fn due(&self, objects: &Objects) -> Vec<(String, Value)> {
         let workloads = objects.iter().filter(|(path, _)| is_workload(path));
-        workloads.map(|(path, object)| (path.clone(), self.status(path, object))).collect()
+        let routes = objects.iter().filter(|(path, _)| is_route(path));
+        workloads
+            .map(|(path, object)| (path.clone(), self.status(path, object)))
+            .chain(routes.map(|(path, object)| (path.clone(), self.routed(path, object, objects))))
+            .collect()
+    }
+
+    /// What stands behind each Service with a selector: the ready ones of the pods that it selects.
+    pub(super) fn slices(objects: &Objects) -> Vec<(String, Value)> {
+        let services = objects.iter().filter(|(path, _)| path.contains("/services/"));
+        services
+            .filter(|(_, service)| service["spec"]["selector"].is_object())
+            .map(|(_, service)| {
+                let selector = service["spec"]["selector"].as_object().into_iter().flatten();
+                let mut endpoints = Vec::new();
+                for (_, pod) in objects.iter().filter(|(path, _)| path.contains("/pods/")) {
+                    if selector.clone().all(|(name, value)| pod["metadata"]["labels"][name] == *value) {
+                        let conditions = pod["status"]["conditions"].as_array().into_iter().flatten();
+                        let is_ready = |it: &Value| it["type"] == "Ready" && it["status"] == "True";
+                        endpoints.push(json!({
+                            "conditions": { "ready": conditions.clone().any(is_ready) },
+                            "targetRef": { "kind": "Pod", "name": pod["metadata"]["name"] },
+                        }));
+                    }
+                }
+                let name = service["metadata"]["name"].as_str().unwrap_or_default();
+                let slice = json!({
+                    "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+                    "metadata": { "name": name, "labels": { "kubernetes.io/service-name": name } },
+                    "endpoints": endpoints,
+                });
+                (super::wire::path_of(&slice), slice)
+            })
+            .collect()
+    }
+
+    /// Every parent has seen the route a while after it changed, and looks for the Services that it names.
+    fn routed(&self, path: &str, object: &Value, objects: &Objects) -> Value {
+        let Some(changed) = self.changed.get(path) else { return object["status"].clone() };
+        if changed.before.is_some() && changed.at.elapsed() < self.pace {
+            return object["status"].clone();
+        }
+        let rules = object["spec"]["rules"].as_array().into_iter().flatten();
+        let mut named = rules.flat_map(|rule| rule["backendRefs"].as_array().into_iter().flatten());
+        let lost = named.find(|it| {
+            let service = it["name"].as_str().unwrap_or_default();
+            !objects.contains_key(&format!("/api/v1/namespaces/default/services/{service}"))
+        });
+        let condition = |name: &str, status: &str, reason: &str| {
+            json!({ "type": name, "status": status, "reason": reason, "message": "",
+                "observedGeneration": object["metadata"]["generation"] })
+        };
+        let accepted = match object["spec"]["hostnames"][0] == "taken.example.com" {
+            true => condition("Accepted", "False", "NoMatchingListenerHostname"),
+            false => condition("Accepted", "True", "Accepted"),
+        };
+        let resolved = match lost {
+            Some(_) => condition("ResolvedRefs", "False", "BackendNotFound"),
+            None => condition("ResolvedRefs", "True", "ResolvedRefs"),
+        };
+        let parents = object["spec"]["parentRefs"].as_array().into_iter().flatten();
+        let parents: Vec<Value> =
+            parents.map(|parent| json!({ "parentRef": parent, "conditions": [accepted, resolved] })).collect();
+        json!({ "parents": parents })
     }
 
     fn status(&self, path: &str, object: &Value) -> Value {
@@ -109,4 +174,8 @@ impl Controller {
 
 fn is_workload(path: &str) -> bool {
     ["/deployments/", "/statefulsets/", "/daemonsets/"].iter().any(|kind| path.contains(kind))
+}
+
+fn is_route(path: &str) -> bool {
+    path.contains("/httproutes/")
 }

@@ -1,6 +1,12 @@
 //! What is proved before anything changes.
 
-use rollback_core::{Error, ErrorKind, Result, backend::Readiness, model::Change};
+use std::fmt::Display;
+
+use rollback_core::{
+    Error, ErrorKind, Result,
+    backend::Readiness,
+    model::{Change, Note},
+};
 use serde_json::Value;
 
 use super::{Kind, Pair, Workload, annotation, configs, configs::There, convergence, hash, template};
@@ -62,7 +68,7 @@ impl Workload {
         if ready.refused.is_empty() {
             ready = self.try_out(change, pair, &object, ready).await?;
         }
-        ready = self.owner(&object, ready);
+        ready = owner(&object, self, self.despite_gitops.as_ref(), ready);
         ready = self.scaler(ready).await?;
         ready = self.configuration(pair, ready).await?;
         if self.kind == Kind::StatefulSet
@@ -107,20 +113,6 @@ impl Workload {
         Ok(ready)
     }
 
-    /// Who would undo what is done here.
-    fn owner(&self, object: &Value, ready: Readiness) -> Readiness {
-        let Some(owner) = gitops(object) else {
-            return ready.proved("no sign that Argo CD or Flux owns it");
-        };
-        match &self.despite_gitops {
-            Some(why) => ready.not_provable(format!("{owner} owns {self}, and may undo what is done here; allowed: {why}")),
-            None => ready.refused(format!(
-                "{owner} owns {self} and would undo what is done here: release by its repository, or suspend it and say so \
-                 with despite_gitops"
-            )),
-        }
-    }
-
     async fn scaler(&self, ready: Readiness) -> Result<Readiness> {
         if self.kind == Kind::DaemonSet {
             return Ok(ready);
@@ -159,6 +151,20 @@ impl Workload {
             ready = ready.not_restored(format!("what {config} holds: it is no part of the revision"));
         }
         Ok(ready)
+    }
+}
+
+/// Who would undo what is done here: refused, unless the user has seen to that.
+pub(crate) fn owner(object: &Value, what: &dyn Display, despite: Option<&Note>, ready: Readiness) -> Readiness {
+    let Some(owner) = gitops(object) else {
+        return ready.proved("no sign that Argo CD or Flux owns it");
+    };
+    match despite {
+        Some(why) => ready.not_provable(format!("{owner} owns {what}, and may undo what is done here; allowed: {why}")),
+        None => ready.refused(format!(
+            "{owner} owns {what} and would undo what is done here: release by its repository, or suspend it and say so \
+             with despite_gitops"
+        )),
     }
 }
 

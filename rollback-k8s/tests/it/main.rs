@@ -7,6 +7,7 @@ mod place;
 mod real;
 mod replicas;
 mod rollouts;
+mod route;
 mod store;
 mod support;
 mod workload;

@@ -1,0 +1,375 @@
+//! HTTPRoutes: the conformance suite and the sweeps on an API server in memory, whole rollouts on a real one whose gateway
+//! this test plays.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use rollback_core::{
+    ErrorKind,
+    backend::DeploymentBackend,
+    engine::{Engine, NewRollout, Outcome, Target},
+    gate::Policy,
+    model::{Revision, Weight},
+    plan::Plan,
+    state::State,
+    store::Memory,
+    testing::{
+        backend::{self, Bench, Outcome as Kept},
+        gates::Scripted,
+        sweep::{Scenario, Sweep},
+    },
+};
+use rollback_k8s::{HttpRoute, testing::Cluster};
+use serde_json::{Value, json};
+
+use crate::support::cluster::{self, Namespace, deployment, good};
+
+const SERVICES: [&str; 2] = ["shop-blue", "shop-green"];
+
+/// A route whose second rule divides requests, blue having all, with a filter and a port that must stay.
+fn manifest(blue: i64, green: i64) -> Value {
+    json!({
+        "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
+        "metadata": { "name": "shop", "labels": { "app": "shop" } },
+        "spec": {
+            "parentRefs": [{ "name": "outer" }, { "name": "inner", "sectionName": "https" }],
+            "rules": [
+                { "matches": [{ "path": { "value": "/admin" } }], "backendRefs": [{ "name": "shop-blue", "port": 80 }] },
+                { "backendRefs": [
+                    { "name": "shop-blue", "port": 80, "weight": blue },
+                    { "name": "shop-green", "port": 80, "weight": green,
+                      "filters": [{ "type": "RequestHeaderModifier" }] },
+                ] },
+            ],
+        },
+    })
+}
+
+fn service(name: &str) -> Value {
+    json!({ "apiVersion": "v1", "kind": "Service", "metadata": { "name": name },
+        "spec": { "selector": { "app": name }, "ports": [{ "port": 80 }] } })
+}
+
+fn pod(app: &str, ready: bool) -> Value {
+    json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": format!("{app}-1"), "labels": { "app": app } },
+        "status": { "conditions": [{ "type": "Ready", "status": if ready { "True" } else { "False" } }] } })
+}
+
+struct Scene {
+    cluster: Cluster,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let cluster = Cluster::new();
+        for name in SERVICES {
+            cluster.put(&service(name));
+            cluster.put(&pod(name, true));
+        }
+        cluster.put(&manifest(1, 0));
+        Self { cluster }
+    }
+
+    fn route(&self) -> HttpRoute {
+        HttpRoute::new(&self.cluster.client(), "default", "shop", SERVICES).unwrap()
+    }
+
+    fn weights(&self) -> (Value, Value) {
+        let refs = self.cluster.get("httproutes", "shop").unwrap()["spec"]["rules"][1]["backendRefs"].clone();
+        (refs[0]["weight"].clone(), refs[1]["weight"].clone())
+    }
+}
+
+#[async_trait]
+impl Bench for Scene {
+    async fn reset(&self) {
+        self.cluster.put(&manifest(1, 0));
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    }
+
+    async fn connect(&self) -> Arc<dyn DeploymentBackend> {
+        Arc::new(self.route())
+    }
+
+    fn candidate(&self) -> Revision {
+        self.route().revision("shop:2", "shop-green").unwrap()
+    }
+
+    async fn settle(&self) {
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+
+    async fn drift(&self) -> bool {
+        let mut object = self.cluster.get("httproutes", "shop").unwrap();
+        object["spec"]["rules"][1]["backendRefs"][0]["weight"] = json!(7);
+        self.cluster.put(&object);
+        true
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_route_keeps_every_promise() {
+    let scene = Scene::new();
+    for (promise, outcome) in backend::all(&scene).await {
+        if let Kept::Skipped(why) = outcome {
+            println!("{promise} was skipped: {why}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_disturbance_of_a_route_is_got_over() {
+    let scene = Scene::new();
+    let mut scenarios = Scenario::ready_made(&scene).await;
+    scenarios.retain(|it| matches!(it.name(), "bad canary" | "blue/green" | "aborted while shifting"));
+    eprintln!("HTTPRoute: {}", Sweep::of(&scene).scenarios(scenarios).all().await);
+}
+
+async fn roll_out(backend: HttpRoute, candidate: Revision, unhealthy_from: Option<u8>, bake: Duration) -> Outcome {
+    let gate = match unhealthy_from {
+        Some(percent) => Scripted::unhealthy_from("errors", Weight::try_from(percent).unwrap()),
+        None => Scripted::healthy("errors"),
+    };
+    let engine = Engine::new(Memory::new()).unwrap();
+    let target = Target::new("shop", backend).unwrap().gate(gate, Policy::default().every(Duration::from_millis(100)));
+    engine.register(target.look_every(Duration::from_millis(100), Duration::from_millis(500))).unwrap();
+    let plan = Plan::canary([10, 50, 100], bake).unwrap();
+    let outcome = engine.start(NewRollout::new("shop", candidate, plan).unwrap()).await.unwrap().finished().await;
+    engine.shutdown(Duration::from_secs(5)).await;
+    outcome
+}
+
+const BAKE: Duration = Duration::from_secs(1);
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_ours_in_a_route_stays_as_it_was() {
+    let scene = Scene::new();
+    let before = scene.cluster.get("httproutes", "shop").unwrap();
+    let outcome = roll_out(scene.route(), scene.candidate(), None, BAKE).await;
+    assert_eq!(outcome.rollout.state, State::Promoted, "{outcome}");
+    assert_eq!(scene.weights(), (json!(0), json!(100)));
+    let mut after = scene.cluster.get("httproutes", "shop").unwrap();
+    after["spec"]["rules"][1]["backendRefs"][0]["weight"] = json!(1);
+    after["spec"]["rules"][1]["backendRefs"][1]["weight"] = json!(0);
+    assert_eq!(after["spec"], before["spec"]);
+    assert_eq!(scene.route().baseline().await.unwrap().id.as_str(), "shop:2");
+
+    // The colours change places, and the name goes with what serves.
+    let next = scene.route().revision("shop:3", "shop-blue").unwrap();
+    let outcome = roll_out(scene.route(), next, Some(50), BAKE).await;
+    assert!(matches!(outcome.rollout.state, State::RolledBack { .. }), "{outcome}");
+    assert_eq!(scene.weights(), (json!(0), json!(100)));
+    assert_eq!(scene.route().baseline().await.unwrap().id.as_str(), "shop:2");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_speaks_against_a_route_is_said_before_anything_changes() {
+    let cases: [(fn(&Cluster), &str); 9] = [
+        (|cluster| cluster.delete("services", "shop-green"), "shop-green not found (status 404"),
+        (
+            |cluster| drop(cluster.put(&pod("shop-green", false))),
+            "shop-green of the candidate: no endpoint of it is ready",
+        ),
+        (
+            |cluster| drop(cluster.put(&pod("shop-blue", false))),
+            "shop-blue of the baseline: no endpoint of it is ready",
+        ),
+        (|cluster| cluster.deny("patch", "httproutes"), "may not patch httproutes.gateway.networking.k8s.io"),
+        (|cluster| cluster.deny("list", "endpointslices"), "endpointslices is forbidden"),
+        (
+            |cluster| {
+                let mut object = manifest(1, 0);
+                object["spec"]["hostnames"] = json!(["taken.example.com"]);
+                cluster.put(&object);
+            },
+            "outer does not accept it:  (NoMatchingListenerHostname)",
+        ),
+        (
+            |cluster| {
+                let mut object = manifest(1, 0);
+                object["spec"].as_object_mut().unwrap().remove("parentRefs");
+                cluster.put(&object);
+            },
+            "it has no parent",
+        ),
+        (
+            |cluster| {
+                let mut object = manifest(1, 0);
+                object["metadata"]["labels"]["kustomize.toolkit.fluxcd.io/name"] = json!("shop");
+                cluster.put(&object);
+            },
+            "Flux's Kustomization shop owns HTTPRoute default/shop",
+        ),
+        (|cluster| drop(cluster.put(&manifest(0, 1))), "which has the requests already; deploy it behind shop-blue"),
+    ];
+    for (change, why) in cases {
+        let scene = Scene::new();
+        change(&scene.cluster);
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let before = scene.weights();
+        let outcome = roll_out(scene.route(), scene.candidate(), None, BAKE).await;
+        assert!(matches!(outcome.rollout.state, State::Refused { .. }), "{why}: {outcome}");
+        assert!(outcome.to_string().contains(why), "{why}: {outcome}");
+        assert_eq!(scene.weights(), before, "{why}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_route_that_is_shared_already_has_no_baseline() {
+    let scene = Scene::new();
+    for (weights, why) in [((3, 1), "both shop-blue and shop-green"), ((0, 0), "neither shop-blue nor shop-green")] {
+        scene.cluster.put(&manifest(weights.0, weights.1));
+        let mixed = scene.route().baseline().await.unwrap_err();
+        assert_eq!(mixed.kind(), ErrorKind::Mixed);
+        assert!(mixed.to_string().contains(why), "{mixed}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rule_must_be_the_only_one() {
+    let scene = Scene::new();
+    let mut object = manifest(1, 0);
+    let mut second = object["spec"]["rules"][1].clone();
+    object["spec"]["rules"][1]["name"] = json!("pages");
+    second["name"] = json!("api");
+    object["spec"]["rules"].as_array_mut().unwrap().push(second);
+    scene.cluster.put(&object);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let unclear = scene.route().baseline().await.unwrap_err();
+    assert!(unclear.to_string().contains("has 2 rules with both"), "{unclear}");
+    let nowhere = scene.route().rule("others").baseline().await.unwrap_err();
+    assert_eq!(nowhere.kind(), ErrorKind::NotFound);
+
+    // Two targets on one object, at the same time.
+    let (pages, api) = (scene.route().rule("pages"), scene.route().rule("api"));
+    let (one, two) =
+        tokio::join!(roll_out(pages, scene.candidate(), None, BAKE), roll_out(api, scene.candidate(), Some(50), BAKE));
+    assert_eq!(one.rollout.state, State::Promoted, "{one}");
+    assert!(matches!(two.rollout.state, State::RolledBack { .. }), "{two}");
+    let rules = scene.cluster.get("httproutes", "shop").unwrap()["spec"]["rules"].clone();
+    let weight = |rule: usize, at: usize| rules[rule]["backendRefs"][at]["weight"].clone();
+    assert_eq!([weight(1, 0), weight(1, 1)], [json!(0), json!(100)]);
+    assert_eq!([weight(2, 0), weight(2, 1)], [json!(100), json!(0)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn somebody_who_sets_the_weights_back_by_hand_is_not_overruled() {
+    let scene = Scene::new();
+    let rolling = tokio::spawn(roll_out(scene.route(), scene.candidate(), None, Duration::from_secs(20)));
+    while scene.weights() != (json!(50), json!(50)) {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let mut object = scene.cluster.get("httproutes", "shop").unwrap();
+    object["spec"]["rules"][1] = manifest(1, 0)["spec"]["rules"][1].clone();
+    scene.cluster.put(&object);
+    let outcome = rolling.await.unwrap();
+    assert!(matches!(outcome.rollout.state, State::Abandoned { .. }), "{outcome}");
+    assert!(outcome.to_string().contains("now has shop-blue 1, shop-green 0"), "{outcome}");
+    assert_eq!(scene.weights(), (json!(1), json!(0)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_of_the_candidate_that_goes_away_sends_the_requests_back() {
+    let scene = Scene::new();
+    let rolling = tokio::spawn(roll_out(scene.route(), scene.candidate(), None, Duration::from_secs(20)));
+    while scene.weights() != (json!(50), json!(50)) {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    scene.cluster.delete("services", "shop-green");
+    let outcome = rolling.await.unwrap();
+    assert!(matches!(outcome.rollout.state, State::RolledBack { .. }), "{outcome}");
+    assert_eq!(scene.weights(), (json!(100), json!(0)));
+}
+
+/// The least that the API server has to know of HTTPRoutes.
+fn definition() -> Value {
+    let any = json!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true });
+    json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": { "name": "httproutes.gateway.networking.k8s.io",
+            "annotations": { "api-approved.kubernetes.io": "https://github.com/kubernetes-sigs/gateway-api" } },
+        "spec": {
+            "group": "gateway.networking.k8s.io", "scope": "Namespaced",
+            "names": { "plural": "httproutes", "singular": "httproute", "kind": "HTTPRoute", "listKind": "HTTPRouteList" },
+            "versions": [{ "name": "v1", "served": true, "storage": true, "subresources": { "status": {} },
+                "schema": { "openAPIV3Schema": { "type": "object", "properties": { "spec": any, "status": any } } } }],
+        },
+    })
+}
+
+/// What a gateway says of the route, once for every generation.
+fn play_the_gateway(space: &Namespace) {
+    let mut route = space.get("httproutes.gateway.networking.k8s.io", "shop");
+    let generation = route["metadata"]["generation"].clone();
+    let condition = |name: &str| {
+        json!({ "type": name, "status": "True", "reason": name, "message": "", "observedGeneration": generation,
+            "lastTransitionTime": "2026-01-01T00:00:00Z" })
+    };
+    if route["status"]["parents"][0]["conditions"][0]["observedGeneration"] == generation {
+        return;
+    }
+    let parents = route["spec"]["parentRefs"].as_array().unwrap().iter();
+    let parents: Vec<Value> = parents
+        .map(|parent| {
+            json!({ "parentRef": parent, "controllerName": "example.com/test",
+            "conditions": [condition("Accepted"), condition("ResolvedRefs")] })
+        })
+        .collect();
+    route["status"] = json!({ "parents": parents });
+    let path = format!("/apis/gateway.networking.k8s.io/v1/namespaces/{}/httproutes/shop/status", space.name);
+    // A write of ours may be faster: the next round says it again.
+    space.run(&["replace", "--raw", &path, "-f", "-"], Some(&route.to_string()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_real_route_is_promoted_and_brought_back() {
+    let Some(space) = cluster::namespace().await else { return };
+    // Whoever runs a gateway has it already, and better.
+    if !space.try_kubectl(&["get", "crd", "httproutes.gateway.networking.k8s.io"]) {
+        space.apply(&definition());
+    }
+    space.kubectl(&[
+        "wait",
+        "--for=condition=Established",
+        "crd/httproutes.gateway.networking.k8s.io",
+        "--timeout=30s",
+    ]);
+    for name in SERVICES {
+        space.apply(&service(name));
+        space.apply(&deployment(name, &good(1)));
+    }
+    for name in SERVICES {
+        space.kubectl(&["rollout", "status", &format!("deployment/{name}"), "--timeout=60s"]);
+    }
+    let mut object = manifest(1, 0);
+    object["spec"]["rules"][0].as_object_mut().unwrap().remove("matches");
+    object["spec"]["rules"][1]["backendRefs"][1].as_object_mut().unwrap().remove("filters");
+    space.apply(&object);
+    play_the_gateway(&space);
+    let space = Arc::new(space);
+    let route = || HttpRoute::new(&space.client, &space.name, "shop", SERVICES).unwrap();
+    let weights = || {
+        let refs = space.get("httproutes.gateway.networking.k8s.io", "shop")["spec"]["rules"][1]["backendRefs"].clone();
+        (refs[0]["weight"].clone(), refs[1]["weight"].clone())
+    };
+    let play = |rolling: tokio::task::JoinHandle<Outcome>| {
+        let space = Arc::clone(&space);
+        async move {
+            while !rolling.is_finished() {
+                tokio::task::block_in_place(|| play_the_gateway(&space));
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            rolling.await.unwrap()
+        }
+    };
+
+    let candidate = route().revision("shop:2", "shop-green").unwrap();
+    let outcome = play(tokio::spawn(roll_out(route(), candidate.clone(), Some(50), BAKE))).await;
+    assert!(matches!(outcome.rollout.state, State::RolledBack { .. }), "{outcome}");
+    assert_eq!(weights(), (json!(100), json!(0)));
+
+    let outcome = play(tokio::spawn(roll_out(route(), candidate, None, BAKE))).await;
+    assert_eq!(outcome.rollout.state, State::Promoted, "{outcome}");
+    assert_eq!(weights(), (json!(0), json!(100)));
+    assert_eq!(route().baseline().await.unwrap().id.as_str(), "shop:2");
+}
