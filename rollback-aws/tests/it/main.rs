@@ -1,6 +1,7 @@
 //! Tests of `rollback-aws`, all on the simulator: nothing here needs an account.
 
 mod boto3;
+mod cloudwatch_room;
 mod frame;
 mod lambda_alias;
 mod lambda_publish;
