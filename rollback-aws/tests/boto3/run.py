@@ -48,14 +48,16 @@ def main(endpoint, services):
             answer, outcome = call(client, step, kept)
             wanted = step.get("wants", "ok")
             shown = {name: answer.get(name) for name in step.get("shows", {})}
+            counted = {name: len(answer.get(name) or []) for name in step.get("counts", {})}
             for name, member in step.get("keeps", {}).items():
                 kept[name] = answer.get(member)
             print(json.dumps({
-                "step": step["step"],
+                "step": f"{protocol}: {step['step']}" if protocol else step["step"],
                 "operations": sorted({operation for operation, _ in seen}),
                 "outcome": outcome,
-                "shown": shown,
-                "as_wanted": outcome == wanted and shown == fill(step.get("shows", {}), kept),
+                "shown": {**shown, **counted},
+                "as_wanted": outcome == wanted and shown == fill(step.get("shows", {}), kept)
+                and counted == step.get("counts", {}),
                 "wanted": wanted,
                 "faults": sorted({fault for _, faults in seen for fault in faults}),
             }, default=str), flush=True)

@@ -22,10 +22,11 @@ use rollback_aws::{
         fault::{Fault, Trouble},
     },
 };
+use rollback_core::clock::{Clock as _, SystemClock};
 use serde::Deserialize;
 
 /// What is run: a service, and after the slash the protocol where it is not boto3's own choice.
-const SERVICES: &[&str] = &["lambda"];
+const SERVICES: &[&str] = &["lambda", "cloudwatch", "cloudwatch/smithy-rpc-v2-cbor"];
 
 /// One exchange as `run.py` tells it.
 #[derive(Debug, Deserialize)]
@@ -98,7 +99,8 @@ async fn run(python: &Path, endpoint: &str) -> Vec<Exchange> {
 
 /// A simulator that is as fast as boto3: what takes Lambda a minute takes it a second.
 fn simulator() -> Simulator {
-    Simulator::at(VirtualClock::new().pace(10), rollback_aws::testing::REGION)
+    let now = SystemClock.now();
+    Simulator::at(VirtualClock::starting(now).pace(10), rollback_aws::testing::REGION)
 }
 
 #[tokio::test(flavor = "multi_thread")]
