@@ -19,10 +19,13 @@ from botocore.exceptions import BotoCoreError, ClientError
 import strict
 
 
+# In the order in which botocore takes them.
+PROTOCOLS = tuple(botocore.model.PRIORITY_ORDERED_SUPPORTED_PROTOCOLS)
+
+
 def clients(endpoint, service, protocol):
     """A client as everybody has it, and one that sends bad input without a look."""
-    if protocol:
-        botocore.model.PRIORITY_ORDERED_SUPPORTED_PROTOCOLS = (protocol, "json", "rest-json", "query")
+    botocore.model.PRIORITY_ORDERED_SUPPORTED_PROTOCOLS = (protocol, *PROTOCOLS) if protocol else PROTOCOLS
     made = []
     for checks in (True, False):
         config = Config(retries={"total_max_attempts": 1}, parameter_validation=checks, read_timeout=20)
