@@ -53,7 +53,7 @@ def main(endpoint, services):
             shown = {name: answer.get(name) for name in step.get("shows", {})}
             counted = {name: len(answer.get(name) or []) for name in step.get("counts", {})}
             for name, member in step.get("keeps", {}).items():
-                kept[name] = answer.get(member)
+                kept[name] = at(answer, member)
             print(json.dumps({
                 "step": f"{protocol}: {step['step']}" if protocol else step["step"],
                 "operations": sorted({operation for operation, _ in seen}),
@@ -84,6 +84,16 @@ def call(client, step, kept):
         if time.monotonic() > over:
             return answer, "waited in vain"
         time.sleep(0.1)
+
+
+def at(answer, path):
+    """What is there: `RevisionId`, or `MetricAlarms.0.AlarmArn`."""
+    for word in path.split("."):
+        if isinstance(answer, list):
+            answer = answer[int(word)] if int(word) < len(answer) else None
+        else:
+            answer = (answer or {}).get(word)
+    return answer
 
 
 def fill(value, kept):

@@ -15,7 +15,7 @@ use std::{
 };
 
 use rollback_aws::{
-    lambda,
+    cloudwatch, lambda,
     testing::{
         Refusal, Simulator,
         clock::VirtualClock,
@@ -113,7 +113,8 @@ async fn boto3_finds_every_answer_as_awss_models_and_the_table_want_it() {
     assert!(wrong.is_empty(), "{} of {} exchanges: {wrong:#?}", wrong.len(), exchanges.len());
 
     let ran: BTreeSet<&str> = exchanges.iter().flat_map(|it| &it.operations).map(String::as_str).collect();
-    let called = lambda::ROLLOUT.iter().chain(lambda::PUBLISH).map(|permission| permission.action);
+    let lists = [lambda::ROLLOUT, lambda::PUBLISH, cloudwatch::LOOK, cloudwatch::MEASURE, cloudwatch::KEEP];
+    let called = lists.into_iter().flatten().map(|permission| permission.action);
     for action in called {
         let (_, operation) = action.split_once(':').expect("service:Operation");
         assert!(ran.contains(operation), "the library calls {action}, and no exchange of the table does");
