@@ -273,7 +273,12 @@ impl DeploymentBackend for Alias {
         let progress = if stands.reaches(goal) {
             Progress::Reached
         } else {
-            match self.whose(&pointed).await? {
+            let whose = match self.whose(&pointed).await {
+                // Traffic first: asking for the baseline once too often does no harm, waiting for this answer may.
+                Err(_) if !goal.is_forward() => Provisioned::No,
+                whose => whose?,
+            };
+            match whose {
                 Provisioned::No => stands.towards(goal, change, &pointed),
                 Provisioned::Yes if goal.is_forward() == stands.is_at_candidate() => {
                     Progress::Underway(Note::new(format!(

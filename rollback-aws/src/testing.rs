@@ -193,6 +193,19 @@ impl Simulator {
         lambda::Hands(self)
     }
 
+    /// Alarms and metrics, without an HTTP call.
+    pub const fn cloudwatch(&self) -> cloudwatch::Hands<'_> {
+        cloudwatch::Hands(self)
+    }
+
+    /// From then on this alarm fires, whatever its metrics say; an alarm that is not there is made.
+    pub fn alarm_at(&self, name: &str, at: Timestamp) {
+        if self.cloudwatch().state(name).is_none() {
+            self.cloudwatch().alarm(name);
+        }
+        self.cloudwatch().at(name, at, Some(cloudwatch::State::Alarm));
+    }
+
     /// Answers a request as AWS would. `None` is a connection that breaks: whether anything was done is not told.
     async fn answer(&self, request: Request<Bytes>) -> Option<Response<Bytes>> {
         let Some(called) = wire::route(&request) else {

@@ -4,6 +4,7 @@ use std::{process::ExitCode, time::Duration};
 
 use clap::Parser;
 use rollback_aws::testing::{Simulator, clock::VirtualClock, lambda::Build};
+use rollback_core::clock::{Clock as _, SystemClock};
 use rollback_examples::tool::say;
 
 /// A simulated AWS account on a port of this machine: Lambda functions, versions and aliases, with AWS's refusals.
@@ -35,7 +36,7 @@ struct Args {
 #[tokio::main]
 async fn main() -> ExitCode {
     let args = Args::parse();
-    let aws = Simulator::at(VirtualClock::starting(jiff::Timestamp::now()).pace(args.pace.max(1)), &args.region);
+    let aws = Simulator::at(VirtualClock::starting(SystemClock.now()).pace(args.pace.max(1)), &args.region);
     if args.demo {
         let lambda = aws.lambda();
         for build in [Build::new("v1"), Build::new("v2"), Build::new("v3").fails(0.3).takes(Duration::from_millis(80))]

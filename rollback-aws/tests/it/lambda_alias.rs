@@ -114,6 +114,17 @@ async fn lambdas_own_weights_are_told_as_what_they_are() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_way_back_waits_for_no_word_about_provisioned_concurrency() {
+    let shop = Shop::new();
+    let mut driver = Driver::new(&shop).await;
+    driver.drive(Goal::Split(Weight::ALL)).await;
+    shop.aws.fault(Fault::of("lambda:GetProvisionedConcurrencyConfig", Trouble::Throttle).times(99));
+    let change = &driver.change;
+    let look = driver.backend.observe(change, Goal::Baseline, None).await.expect("it can look");
+    assert!(matches!(look.progress, Progress::Due(_)), "{look:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_plan_with_steps_is_refused_on_an_alias_with_provisioned_concurrency() {
     let shop = provisioned();
     let plan = Plan::canary([5, 100], Duration::ZERO).unwrap();

@@ -1,6 +1,9 @@
 //! Tests of `rollback-aws`, all on the simulator: nothing here needs an account.
 
 mod boto3;
+mod cloudwatch_gates;
+mod cloudwatch_room;
+mod cloudwatch_set;
 mod frame;
 mod lambda_alias;
 mod lambda_publish;
