@@ -6,7 +6,7 @@
 use std::{fmt, time::Duration};
 
 use aws_config::{BehaviorVersion, SdkConfig, sts::AssumeRoleProvider};
-use aws_credential_types::provider::SharedCredentialsProvider;
+use aws_credential_types::{Credentials, provider::SharedCredentialsProvider};
 use aws_smithy_http_client::{
     Builder as HttpBuilder,
     tls::{Provider, rustls_provider::CryptoMode},
@@ -138,6 +138,15 @@ impl Login {
     pub fn endpoint_url(mut self, url: impl Into<String>) -> Self {
         self.endpoint = Some(url.into());
         self
+    }
+
+    /// At a simulator or an emulator: at this URL, with placeholder credentials instead of anybody's own, and in `us-east-1`
+    /// unless a region was named before.
+    #[must_use]
+    pub fn simulator(mut self, url: impl Into<String>) -> Self {
+        self.region.get_or_insert_with(|| "us-east-1".into());
+        let nobody = Credentials::new("placeholder", "placeholder", None, None, "placeholder");
+        self.endpoint_url(url).credentials(SharedCredentialsProvider::new(nobody))
     }
 
     /// With these credentials, or a provider of them. A provider is asked again when what it gave expires; fixed session

@@ -21,6 +21,7 @@ mod name;
 mod preflight;
 mod publish;
 mod shape;
+mod smoke;
 
 use std::{collections::HashMap, fmt, time::Duration};
 
@@ -37,10 +38,13 @@ use rollback_core::{
     plan::Plan,
 };
 
-pub use self::publish::Code;
 use self::{
     name::Name,
     shape::{Pointed, Provisioned},
+};
+pub use self::{
+    publish::Code,
+    smoke::{INVOKE, Smoke},
 };
 use crate::{
     account::Account,
@@ -269,7 +273,12 @@ impl DeploymentBackend for Alias {
         let progress = if stands.reaches(goal) {
             Progress::Reached
         } else {
-            match self.whose(&pointed).await? {
+            let whose = match self.whose(&pointed).await {
+                // Traffic first: asking for the baseline once too often does no harm, waiting for this answer may.
+                Err(_) if !goal.is_forward() => Provisioned::No,
+                whose => whose?,
+            };
+            match whose {
                 Provisioned::No => stands.towards(goal, change, &pointed),
                 Provisioned::Yes if goal.is_forward() == stands.is_at_candidate() => {
                     Progress::Underway(Note::new(format!(

@@ -4,5 +4,7 @@
 mod backtest;
 #[cfg(feature = "heroku")]
 mod heroku;
+#[cfg(feature = "aws")]
+mod lambda;
 mod proxy;
 mod quickstart;

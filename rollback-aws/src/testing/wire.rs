@@ -46,7 +46,9 @@ impl Called {
             Service::Lambda => "lambda",
             Service::CloudWatch => "cloudwatch",
         };
-        format!("{service}:{}", self.operation)
+        // The one operation of these whose action has another name.
+        let action = if self.operation == "Invoke" { "InvokeFunction" } else { &self.operation };
+        format!("{service}:{action}")
     }
 
     /// An error as this service writes it.

@@ -19,10 +19,13 @@ from botocore.exceptions import BotoCoreError, ClientError
 import strict
 
 
+# In the order in which botocore takes them.
+PROTOCOLS = tuple(botocore.model.PRIORITY_ORDERED_SUPPORTED_PROTOCOLS)
+
+
 def clients(endpoint, service, protocol):
     """A client as everybody has it, and one that sends bad input without a look."""
-    if protocol:
-        botocore.model.PRIORITY_ORDERED_SUPPORTED_PROTOCOLS = (protocol, "json", "rest-json", "query")
+    botocore.model.PRIORITY_ORDERED_SUPPORTED_PROTOCOLS = (protocol, *PROTOCOLS) if protocol else PROTOCOLS
     made = []
     for checks in (True, False):
         config = Config(retries={"total_max_attempts": 1}, parameter_validation=checks, read_timeout=20)
@@ -48,14 +51,16 @@ def main(endpoint, services):
             answer, outcome = call(client, step, kept)
             wanted = step.get("wants", "ok")
             shown = {name: answer.get(name) for name in step.get("shows", {})}
+            counted = {name: len(answer.get(name) or []) for name in step.get("counts", {})}
             for name, member in step.get("keeps", {}).items():
                 kept[name] = answer.get(member)
             print(json.dumps({
-                "step": step["step"],
+                "step": f"{protocol}: {step['step']}" if protocol else step["step"],
                 "operations": sorted({operation for operation, _ in seen}),
                 "outcome": outcome,
-                "shown": shown,
-                "as_wanted": outcome == wanted and shown == fill(step.get("shows", {}), kept),
+                "shown": {**shown, **counted},
+                "as_wanted": outcome == wanted and shown == fill(step.get("shows", {}), kept)
+                and counted == step.get("counts", {}),
                 "wanted": wanted,
                 "faults": sorted({fault for _, faults in seen for fault in faults}),
             }, default=str), flush=True)

@@ -1,7 +1,7 @@
 """Lambda: every operation that the library calls, those that set the stage for them, and what must be refused.
 
-An entry is one exchange: `call` and `with` what; what it `wants` (ok unless another is named) and what the answer `shows`;
-what it `keeps` for later entries as `<name>`; `until` when it is repeated; `careless` when boto3 would not send it.
+An entry is one exchange: `call` and `with` what; what it `wants` (ok unless another is named) and what the answer `shows`, or
+of what it holds so many (`counts`); what it `keeps` for later entries as `<name>`; `until` when it is repeated; `careless` when boto3 would not send it.
 """
 
 import io
@@ -58,7 +58,7 @@ STEPS = [
      "with": {**HERE, "Qualifier": "2"}, "until": {"State": "Active"}},
     {"step": "a version that was never published is not there", "call": "get_function_configuration",
      "with": {**HERE, "Qualifier": "10"}, "wants": "ResourceNotFoundException"},
-    {"step": "the versions are listed", "call": "list_versions_by_function", "with": HERE},
+    {"step": "the versions are listed", "call": "list_versions_by_function", "with": HERE, "counts": {"Versions": 3}},
 
     {"step": "an alias is created", "call": "create_alias", "with": {**LIVE, "FunctionVersion": "1"},
      "shows": {"FunctionVersion": "1", "RoutingConfig": None}, "keeps": {"first": "RevisionId"}},
@@ -70,7 +70,8 @@ STEPS = [
      "wants": "ValidationException", "careless": True},
     {"step": "an alias may be at $LATEST", "call": "create_alias",
      "with": {**HERE, "Name": "edge", "FunctionVersion": "$LATEST"}, "shows": {"FunctionVersion": "$LATEST"}},
-    {"step": "who is at $LATEST is listed", "call": "list_aliases", "with": {**HERE, "FunctionVersion": "$LATEST"}},
+    {"step": "who is at $LATEST is listed", "call": "list_aliases", "with": {**HERE, "FunctionVersion": "$LATEST"},
+     "counts": {"Aliases": 1}},
     {"step": "it is deleted", "call": "delete_alias", "with": {**HERE, "Name": "edge"}},
     {"step": "an alias is read", "call": "get_alias", "with": LIVE, "shows": {"FunctionVersion": "1", "RoutingConfig": None}},
     {"step": "a missing alias is not there", "call": "get_alias", "with": {**HERE, "Name": "dead"},

@@ -22,10 +22,11 @@ use rollback_aws::{
         fault::{Fault, Trouble},
     },
 };
+use rollback_core::clock::{Clock as _, SystemClock};
 use serde::Deserialize;
 
 /// What is run: a service, and after the slash the protocol where it is not boto3's own choice.
-const SERVICES: &[&str] = &["lambda"];
+const SERVICES: &[&str] = &["lambda", "cloudwatch", "cloudwatch/smithy-rpc-v2-cbor"];
 
 /// One exchange as `run.py` tells it.
 #[derive(Debug, Deserialize)]
@@ -76,7 +77,7 @@ fn skip(missing: &str, why: &str) {
 }
 
 /// Puts the server at this address through all exchanges.
-async fn run(python: &Path, endpoint: &str) -> Vec<Exchange> {
+async fn run(python: &Path, endpoint: &str, services: &[&str]) -> Vec<Exchange> {
     let mut command = Command::new(python);
     command
         .arg("-B")
@@ -98,7 +99,8 @@ async fn run(python: &Path, endpoint: &str) -> Vec<Exchange> {
 
 /// A simulator that is as fast as boto3: what takes Lambda a minute takes it a second.
 fn simulator() -> Simulator {
-    Simulator::at(VirtualClock::new().pace(10), rollback_aws::testing::REGION)
+    let now = SystemClock.now();
+    Simulator::at(VirtualClock::starting(now).pace(10), rollback_aws::testing::REGION)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -106,7 +108,7 @@ async fn boto3_finds_every_answer_as_awss_models_and_the_table_want_it() {
     let Some(python) = python() else { return };
     let aws = simulator();
     let server = aws.listen("127.0.0.1:0").await.unwrap();
-    let exchanges = run(&python, &server.endpoint_url()).await;
+    let exchanges = run(&python, &server.endpoint_url(), SERVICES).await;
     let wrong: Vec<&Exchange> = exchanges.iter().filter(|it| !it.as_wanted || !it.faults.is_empty()).collect();
     assert!(wrong.is_empty(), "{} of {} exchanges: {wrong:#?}", wrong.len(), exchanges.len());
 
@@ -138,7 +140,7 @@ async fn one_field_or_code_that_is_wrong_is_found() {
         let aws = simulator();
         aws.fault(Fault::of("lambda:GetAlias", trouble.clone()));
         let server = aws.listen("127.0.0.1:0").await.unwrap();
-        let exchanges = run(&python, &server.endpoint_url()).await;
+        let exchanges = run(&python, &server.endpoint_url(), &["lambda"]).await;
         let faults: Vec<&String> = exchanges.iter().flat_map(|it| &it.faults).collect();
         assert!(faults.iter().any(|fault| fault.contains(found)), "{trouble:?}: {faults:?}");
     }
@@ -148,7 +150,7 @@ async fn one_field_or_code_that_is_wrong_is_found() {
 async fn where_ministack_differs_is_known_and_explained() {
     let Some(python) = python() else { return };
     let Some(ministack) = MiniStack::start().await else { return };
-    let exchanges = run(&python, &ministack.endpoint).await;
+    let exchanges = run(&python, &ministack.endpoint, SERVICES).await;
     let listed = std::fs::read_to_string(folder().join("ministack.json")).expect("the list is there");
     let listed: Vec<Known> = serde_json::from_str(&listed).expect("the list can be read");
     let mut known: BTreeMap<&str, &Known> = listed.iter().map(|it| (it.step.as_str(), it)).collect();

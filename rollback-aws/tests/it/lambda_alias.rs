@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rollback_aws::{
     account::Account,
-    lambda::{Alias, GET_ALIAS, ROLLOUT},
+    lambda::{Alias, GET_ALIAS, INVOKE, ROLLOUT, Smoke},
     testing::{
         Refusal,
         clock::VirtualClock,
@@ -15,8 +15,9 @@ use rollback_aws::{
 use rollback_core::{
     ErrorKind,
     backend::{DeploymentBackend as _, Readiness},
+    clock::Clock as _,
     engine::{Engine, NewRollout, Outcome as Ended, Target},
-    gate::Policy,
+    gate::{HealthGate as _, Policy, Verdict, Window},
     model::{Change, Goal, Progress, Revision, Weight},
     plan::Plan,
     rollout::{Rollout, What},
@@ -110,6 +111,17 @@ async fn lambdas_own_weights_are_told_as_what_they_are() {
     assert!(matches!(driver.look(Goal::Baseline).await.progress, Progress::Due(_)), "the way back does not wait");
     driver.drive(Goal::Candidate).await;
     assert_eq!(shop.at(), ("2".into(), None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_way_back_waits_for_no_word_about_provisioned_concurrency() {
+    let shop = Shop::new();
+    let mut driver = Driver::new(&shop).await;
+    driver.drive(Goal::Split(Weight::ALL)).await;
+    shop.aws.fault(Fault::of("lambda:GetProvisionedConcurrencyConfig", Trouble::Throttle).times(99));
+    let change = &driver.change;
+    let look = driver.backend.observe(change, Goal::Baseline, None).await.expect("it can look");
+    assert!(matches!(look.progress, Progress::Due(_)), "{look:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -381,5 +393,83 @@ async fn what_somebody_else_does_is_left_alone() {
         assert_eq!(outcome.rollout.state.name(), "abandoned", "{outcome}");
         let other = other.map(|(version, share)| (version.to_owned(), share));
         assert_eq!(shop.at(), (version.to_owned(), other));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gate_may_call_the_candidate_before_any_user_does() {
+    for (build, good) in [(Build::new("v2"), true), (Build::new("v2").fails(0.4), false)] {
+        let shop = Shop::of(&build);
+        let plan = Plan::blue_green(Duration::from_secs(30), Duration::from_secs(30)).unwrap();
+        let engine = Engine::builder(Memory::new()).clock(shop.aws.clock().clone()).build().unwrap();
+        let smoke = Smoke::new(&shop.alias(), r#"{"dry": true}"#).unwrap();
+        let target = Target::new("checkout:live", shop.alias()).unwrap().gate(smoke, Policy::default());
+        engine.register(target).unwrap();
+        let new = NewRollout::new("checkout:live", Revision::new("2").unwrap(), plan).unwrap();
+        let outcome = engine.start(new).await.unwrap().finished().await;
+        assert_eq!(matches!(outcome.rollout.state, State::Promoted), good, "{outcome}");
+        let reached_users = course(&shop, 1).iter().any(|(at, share)| at == "2" || share.is_some_and(|it| it > 0.0));
+        assert_eq!(reached_users, good, "{outcome}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_lambda_does_not_carry_out_says_nothing_of_the_candidate() {
+    let shop = Shop::new();
+    let smoke = Smoke::new(&shop.alias(), "{}").unwrap().calls(2);
+    let at = shop.aws.clock().now();
+    let window = Window {
+        rollout: "r".parse().unwrap(),
+        target: "t".parse().unwrap(),
+        baseline: "1".parse().unwrap(),
+        candidate: "2".parse().unwrap(),
+        created: at,
+        step: 0,
+        weight: Weight::NONE,
+        since: at,
+        now: at,
+        last: None,
+    };
+    assert!(matches!(smoke.judge(&window).await, Ok(Verdict::Healthy(_))));
+    shop.aws.fault(Fault::of(INVOKE.action, Trouble::Throttle).times(9));
+    assert_eq!(smoke.judge(&window).await.expect_err("throttled").kind(), ErrorKind::Throttled);
+    shop.aws.forget_faults();
+    shop.aws.deny(INVOKE.action);
+    let denied = smoke.judge(&window).await.expect_err("denied");
+    assert!(denied.to_string().contains("lambda:InvokeFunction"), "{denied}");
+    assert_eq!(Smoke::new(&shop.alias(), "{").expect_err("no JSON").kind(), ErrorKind::Invalid);
+}
+
+/// For benches/README.md, which tells 1,000 as well: this test with that number, by hand.
+#[tokio::test(start_paused = true)]
+async fn a_live_rollout_costs_a_call_a_look() {
+    for (live, minutes) in [(1_u64, 60_u64), (100, 1)] {
+        let shop = Shop::new();
+        let engine = Engine::builder(Memory::new()).clock(shop.aws.clock().clone()).build().unwrap();
+        let mut handles = Vec::new();
+        for n in 0..live {
+            let name = format!("canary-{n}");
+            shop.aws.lambda().point("checkout", &name, "1", None);
+            let alias = Alias::new(&shop.aws.account(), &format!("checkout:{name}")).unwrap();
+            engine
+                .register(Target::new(&name, alias).unwrap().gate(Scripted::healthy("errors"), Policy::default()))
+                .unwrap();
+            let plan = Plan::canary([10, 100], Duration::from_secs(4 * 3600)).unwrap();
+            let new = NewRollout::new(&name, Revision::new("2").unwrap(), plan).unwrap();
+            handles.push(engine.start(new).await.unwrap());
+        }
+        for handle in &mut handles {
+            while !matches!(handle.status().state, State::Baking { .. }) {
+                handle.changed().await.unwrap();
+            }
+        }
+        let started: u64 = shop.aws.calls().values().sum();
+        tokio::time::sleep(Duration::from_secs(60 * minutes)).await;
+        let baking: u64 = shop.aws.calls().values().sum::<u64>() - started;
+        // A look each ten seconds, as a target is looked at unless it is told otherwise.
+        let a_minute = baking as f64 / (minutes * live) as f64;
+        assert!((5.0..=6.5).contains(&a_minute), "{a_minute} calls a minute and rollout");
+        let (start, baking) = (started / live, baking / minutes);
+        eprintln!("{live} live: {start} calls to start each, {baking} a minute while baking");
     }
 }
