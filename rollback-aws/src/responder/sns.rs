@@ -92,15 +92,10 @@ impl Message {
 }
 
 /// Certificates that SNS was seen to sign with, by address.
+#[derive(Default)]
 pub(super) struct Signatures {
     fetch: Option<Arc<dyn Fetch>>,
     known: Mutex<BTreeMap<String, CertificateDer<'static>>>,
-}
-
-impl Default for Signatures {
-    fn default() -> Self {
-        Self { fetch: None, known: Mutex::default() }
-    }
 }
 
 impl Signatures {

@@ -121,7 +121,8 @@ async fn a_signed_notification_takes_the_alias_back_and_twice_is_harmless() {
 
 #[tokio::test(start_paused = true)]
 async fn what_is_not_proved_to_be_of_sns_and_of_a_known_topic_does_nothing() {
-    let changes: [(&str, fn(&mut Value)); 9] = [
+    type Change = fn(&mut Value);
+    let changes: [(&str, Change); 9] = [
         ("not signed by SNS", |said| said["Message"] = json!(said["Message"].as_str().unwrap().replace("errors", "x"))),
         ("not on the list", |said| said["TopicArn"] = json!("arn:aws:sns:us-east-1:999999999999:alarms")),
         ("not an address of SNS", |said| {
