@@ -11,5 +11,7 @@ pub mod error;
 pub mod iam;
 #[cfg(feature = "lambda")]
 pub mod lambda;
+#[cfg(feature = "responder")]
+pub mod responder;
 #[cfg(feature = "testing")]
 pub mod testing;

@@ -372,7 +372,7 @@ fn told(
 fn fires_after(alarm: &aws_sdk_cloudwatch::types::MetricAlarm) -> Option<Duration> {
     let in_math = || alarm.metrics().iter().find_map(|query| query.metric_stat()?.period());
     let period = u32::try_from(alarm.period().or_else(in_math)?).ok()?;
-    let periods = u32::try_from(alarm.datapoints_to_alarm().or(alarm.evaluation_periods())?).ok()?;
+    let periods = u32::try_from(alarm.datapoints_to_alarm().or_else(|| alarm.evaluation_periods())?).ok()?;
     Some(Duration::from_secs(u64::from(period) * u64::from(periods)) + TO_FIRE)
 }
 

@@ -689,7 +689,7 @@ fn found_json(alarm: &MetricAlarm) -> Value {
         "AlarmName": alarm.alarm_name(),
         "ActionsEnabled": alarm.actions_enabled(),
         "EvaluationPeriods": alarm.evaluation_periods(),
-        "DatapointsToAlarm": alarm.datapoints_to_alarm().or(alarm.evaluation_periods()),
+        "DatapointsToAlarm": alarm.datapoints_to_alarm().or_else(|| alarm.evaluation_periods()),
         "ComparisonOperator": alarm.comparison_operator().map(ComparisonOperator::as_str),
         "Threshold": alarm.threshold(),
         "TreatMissingData": alarm.treat_missing_data().unwrap_or("missing"),

@@ -8,4 +8,5 @@ mod frame;
 mod lambda_alias;
 mod lambda_publish;
 mod lambda_room;
+mod responder;
 mod support;

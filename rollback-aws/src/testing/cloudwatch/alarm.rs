@@ -74,7 +74,7 @@ enum Comparison {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Missing {
-    Missing,
+    Unfilled,
     Ignore,
     Breaching,
     NotBreaching,
@@ -153,7 +153,7 @@ impl Watch {
             }
         };
         let missing = match put["TreatMissingData"].as_str() {
-            None | Some("missing") => Missing::Missing,
+            None | Some("missing") => Missing::Unfilled,
             Some("ignore") => Missing::Ignore,
             Some("breaching") => Missing::Breaching,
             Some("notBreaching") => Missing::NotBreaching,
@@ -282,11 +282,11 @@ fn judge(newest_first: &[Option<bool>], periods: i64, to_alarm: i64, missing: Mi
     match missing {
         Missing::Breaching => alarm(bad + gaps),
         Missing::NotBreaching => alarm(bad),
-        Missing::Missing | Missing::Ignore if bad >= to_alarm => Some(State::Alarm),
-        Missing::Missing | Missing::Ignore if real.iter().any(|bad| !bad) => Some(State::Ok),
+        Missing::Unfilled | Missing::Ignore if bad >= to_alarm => Some(State::Alarm),
+        Missing::Unfilled | Missing::Ignore if real.iter().any(|bad| !bad) => Some(State::Ok),
         Missing::Ignore => None,
         // All that is there is bad, and the oldest has stood long enough for an alarm of its own.
-        Missing::Missing => {
+        Missing::Unfilled => {
             let oldest = newest_first.iter().rposition(Option::is_some).map_or(0, |at| at as i64 + 1);
             Some(if oldest >= to_alarm { State::Alarm } else { State::InsufficientData })
         }
@@ -396,7 +396,7 @@ mod tests {
         for (points, to_alarm, wanted) in TABLES {
             let newest_first: Vec<Option<bool>> =
                 points.chars().rev().map(|c| (c != '-').then_some(c == 'X')).collect();
-            let treatments = [Missing::Missing, Missing::Ignore, Missing::Breaching, Missing::NotBreaching];
+            let treatments = [Missing::Unfilled, Missing::Ignore, Missing::Breaching, Missing::NotBreaching];
             let found: String = treatments
                 .into_iter()
                 .map(|missing| match judge(&newest_first, 3, *to_alarm, missing) {

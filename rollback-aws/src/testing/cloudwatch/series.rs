@@ -95,7 +95,7 @@ impl Series {
                     seen += count;
                     seen >= wanted
                 });
-                at.or(found.last())?.0
+                at.or_else(|| found.last())?.0
             }
         };
         Some((value, count))
