@@ -77,7 +77,6 @@ async fn measure(live: usize, window: Duration) {
     for handle in &handles {
         bakes(handle).await;
     }
-    drop(region);
 
     // Steady: after the first save of what the gates remember.
     sleep(Duration::from_secs(5)).await;

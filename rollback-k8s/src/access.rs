@@ -90,7 +90,11 @@ pub fn role(name: &str, namespace: &str, rights: &[Access]) -> Result<String> {
     let mut merged: BTreeMap<(&str, &str), Vec<&str>> = BTreeMap::new();
     for right in rights {
         let verbs = merged.entry((right.group, right.resource)).or_default();
-        verbs.extend(right.verbs.iter().filter(|verb| !verbs.contains(verb)).copied().collect::<Vec<_>>());
+        for verb in right.verbs {
+            if !verbs.contains(verb) {
+                verbs.push(verb);
+            }
+        }
     }
     let mut yaml = format!(
         "apiVersion: rbac.authorization.k8s.io/v1\nkind: Role\nmetadata: {{name: {name}, namespace: {namespace}}}\nrules:\n"

@@ -139,14 +139,6 @@ impl Client {
         }
     }
 
-    /// `Conflict` when there is one of this name.
-    pub(crate) async fn create(&self, resource: Resource, namespace: &str, object: &Value) -> Result<Value> {
-        let what = format!("creating {} {namespace}/{}", resource.kind, text(object, "/metadata/name"));
-        let query = [("fieldManager", self.manager())];
-        let request = request(Method::POST, &resource.path(namespace, None), &query, Some((JSON, object)))?;
-        self.call(&what, request).await
-    }
-
     /// All of it or nothing. `Conflict` when a test fails: somebody was faster.
     pub(crate) async fn patch(
         &self,

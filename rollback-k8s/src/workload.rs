@@ -233,7 +233,8 @@ impl Workload {
         configs: Vec<Config>,
         made_from: Option<String>,
     ) -> Result<Revision> {
-        let id = id.map_or_else(|| images_of(&template), str::to_owned);
+        // Not the images alone: what condemns a bad environment must not condemn the same images with a good one.
+        let id = id.map_or_else(|| format!("{} #{}", images_of(&template), &hash(&template)[..8]), str::to_owned);
         let snapshot = Snapshot {
             uid: text(object, "/metadata/uid").into(),
             last_applied: annotation(object, LAST_APPLIED).map(str::to_owned),
@@ -541,7 +542,7 @@ pub(crate) fn images_of(template: &Value) -> String {
         let gap = if id.is_empty() { "" } else { ", " };
         write!(id, "{gap}{}={}", text(container, "/name"), text(container, "/image")).expect("a string takes any text");
     }
-    if id.is_empty() || id.len() > 256 { format!("template {}", hash(template)) } else { id }
+    if id.is_empty() || id.len() > 200 { format!("template {}", hash(template)) } else { id }
 }
 
 fn is_ready(pod: &Value) -> bool {

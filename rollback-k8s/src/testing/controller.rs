@@ -155,7 +155,7 @@ impl Controller {
         if path.contains("/statefulsets/") {
             let now = hash(&changed.template);
             let old = changed.before.as_ref().map_or_else(|| now.clone(), hash);
-            status["currentRevision"] = json!(if updated == wanted { now.clone() } else { old });
+            status["currentRevision"] = json!(if updated == wanted { &now } else { &old });
             status["updateRevision"] = json!(now);
             return status;
         }
