@@ -65,7 +65,6 @@ async fn measure(live: usize, window: Duration) {
         mib(kept)
     );
 
-    let region = Region::new(ALLOCATOR);
     let mut handles = Vec::new();
     for n in 1..live {
         let name = format!("t-{n}");
