@@ -8,8 +8,9 @@ mod error;
 mod mark;
 mod object;
 pub mod route;
+pub mod service;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod workload;
 
-pub use self::{client::Client, route::HttpRoute, workload::Workload};
+pub use self::{client::Client, route::HttpRoute, service::ServiceSwitch, workload::Workload};

@@ -2,5 +2,6 @@
 
 mod real;
 mod route;
+mod service;
 mod support;
 mod workload;
