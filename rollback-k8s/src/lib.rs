@@ -9,10 +9,11 @@ pub mod gate;
 mod mark;
 mod object;
 pub mod route;
+pub mod service;
 pub mod store;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod watch;
 pub mod workload;
 
-pub use self::{client::Client, route::HttpRoute, watch::Watches, workload::Workload};
+pub use self::{client::Client, route::HttpRoute, service::ServiceSwitch, watch::Watches, workload::Workload};

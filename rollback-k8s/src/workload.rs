@@ -545,7 +545,7 @@ pub(crate) fn images_of(template: &Value) -> String {
     if id.is_empty() || id.len() > 200 { format!("template {}", hash(template)) } else { id }
 }
 
-fn is_ready(pod: &Value) -> bool {
+pub(crate) fn is_ready(pod: &Value) -> bool {
     let conditions = pod.pointer("/status/conditions").and_then(Value::as_array);
     conditions.into_iter().flatten().any(|it| text(it, "/type") == "Ready" && text(it, "/status") == "True")
 }

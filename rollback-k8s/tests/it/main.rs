@@ -8,6 +8,7 @@ mod real;
 mod replicas;
 mod rollouts;
 mod route;
+mod service;
 mod store;
 mod support;
 mod workload;
