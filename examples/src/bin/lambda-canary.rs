@@ -5,12 +5,14 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 use clap::Parser;
 use rollback_aws::{
     account::{Account, Login, Role},
+    cloudwatch::{AlarmGate, Alarms, LOOK},
+    iam::Policy,
     lambda::{Alias, Code, Smoke},
 };
 use rollback_core::{
     Error, Result,
     engine::{NewRollout, Outcome, Target},
-    gate::{Http, Policy},
+    gate::{Http, Policy as Patience},
     model::{Revision, TargetId},
     plan::Plan,
 };
@@ -85,6 +87,9 @@ struct Watch {
     /// Call the candidate itself with this payload; no call may fail.
     #[arg(long, value_name = "JSON")]
     smoke: Option<String>,
+    /// Go back when one of these CloudWatch alarms fires; {{candidate}} in a name stands for the version.
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    alarms: Option<Vec<String>>,
     /// Ask this address, as a function URL of the alias; it must answer 200 to 299.
     #[arg(long, value_name = "URL")]
     probe: Option<String>,
@@ -124,7 +129,7 @@ impl Args {
         login.open().await
     }
 
-    fn target(&self, alias: &Alias) -> Result<(Target, String)> {
+    fn target(&self, account: &Account, alias: &Alias) -> Result<(Target, String)> {
         let mut policy = alias.policy();
         if self.what.publishes() {
             policy = policy.and(alias.publishing_policy());
@@ -133,10 +138,15 @@ impl Args {
         if let Some(payload) = &self.watch.smoke {
             let smoke = Smoke::new(alias, payload)?;
             policy = policy.and(smoke.policy());
-            target = target.gate(smoke, Policy::default().every(self.every));
+            target = target.gate(smoke, Patience::default().every(self.every));
+        }
+        if let Some(names) = &self.watch.alarms {
+            let gate = AlarmGate::new("alarms", &Alarms::new(account), names)?;
+            policy = policy.and(Policy::new().allow(LOOK, ["*"]));
+            target = target.gate(gate, Patience::default().every(self.every));
         }
         if let Some(url) = &self.watch.probe {
-            target = target.gate(Http::new("probe", url)?, Policy::default().every(self.every).unhealthy_after(2, 3));
+            target = target.gate(Http::new("probe", url)?, Patience::default().every(self.every).unhealthy_after(2, 3));
         }
         Ok((target.look_every(self.every.min(Duration::from_secs(2)), self.every * 2), policy.to_string()))
     }
@@ -171,14 +181,16 @@ async fn main() -> ExitCode {
 }
 
 async fn policy(args: &Args) -> Result<String> {
-    let alias = Alias::new(&args.account().await?, &args.alias)?;
-    args.target(&alias).map(|(_, policy)| policy)
+    let account = args.account().await?;
+    let alias = Alias::new(&account, &args.alias)?;
+    args.target(&account, &alias).map(|(_, policy)| policy)
 }
 
 async fn run(args: Args) -> Result<Option<Outcome>> {
     let plan = Plan::canary(args.steps.iter().copied(), args.bake)?;
-    let alias = Alias::new(&args.account().await?, &args.alias)?;
-    let (target, _) = args.target(&alias)?;
+    let account = args.account().await?;
+    let alias = Alias::new(&account, &args.alias)?;
+    let (target, _) = args.target(&account, &alias)?;
     let id = args.id()?;
     let engine = args.keep.engine().await?;
     engine.register(target)?;

@@ -3,6 +3,7 @@
 use std::{path::PathBuf, process::Stdio, time::Duration};
 
 use rollback_aws::testing::{Server, Simulator, lambda::Build};
+use rollback_core::clock::Clock as _;
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
     process::Command,
@@ -97,6 +98,25 @@ async fn a_bad_version_is_rolled_back_with_a_report_before_any_user_meets_it() {
     assert!(writes.iter().all(|it| it.weights.values().all(|share| *share == 0.0)), "{writes:?}");
     let report = std::fs::read_to_string(stage.file("report.md")).unwrap();
     assert!(report.contains("rolled back") && report.contains("of 3 calls of version 3 failed"), "{report}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_alarm_that_fires_brings_the_old_version_back() {
+    let stage = Stage::set().await;
+    stage.aws.cloudwatch().alarm("checkout-errors-v2");
+    let args = ["checkout:live", "--version", "2", "--alarms", "checkout-errors-v{{candidate}}"];
+    let mut command = stage.command(&args);
+    let run = tokio::spawn(async move { said(&mut command).await });
+    while !stage.at().1 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    stage.aws.alarm_at("checkout-errors-v2", stage.aws.clock().now());
+    let (status, text) = run.await.unwrap();
+    assert_eq!(status, 1, "{text}");
+    assert!(text.contains("checkout-errors-v2"), "{text}");
+    assert_eq!(stage.at(), ("1".into(), false));
+    let (status, text) = stage.run(&["checkout:live", "--version", "3", "--alarms", "misspelt"]).await;
+    assert_eq!((status, text.contains("misspelt")), (3, true), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
