@@ -323,15 +323,19 @@ impl MetricSource for Counts {
         let names = Names::new(&query.candidate, &query.baseline, &query.target);
         let (candidate, baseline) =
             tokio::try_join!(self.arm(names, from, to), self.arm(names.of_the_baseline(), from, to))?;
-        let (Some(candidate), Some(baseline)) = (candidate, baseline) else {
-            let silent = if candidate.is_none() { &query.candidate } else { &query.baseline };
-            return Err(Error::new(
-                ErrorKind::Unavailable,
-                format!("CloudWatch has no {} of {silent} for the last minutes", self.requests),
-            ));
-        };
+        for (arm, revision, serves) in [
+            (candidate, &query.candidate, query.serving.candidate()),
+            (baseline, &query.baseline, query.serving.baseline()),
+        ] {
+            if serves && arm.is_none() {
+                return Err(Error::new(
+                    ErrorKind::Unavailable,
+                    format!("CloudWatch has no {} of {revision} for the last minutes", self.requests),
+                ));
+            }
+        }
         let until = Timestamp::from_second(to).unwrap_or(query.now);
-        Ok(Reading::since(until, Samples::counts(candidate, baseline)))
+        Ok(Reading::since(until, Samples::counts(candidate.unwrap_or_default(), baseline.unwrap_or_default())))
     }
 }
 

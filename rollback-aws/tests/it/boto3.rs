@@ -83,7 +83,7 @@ async fn run(python: &Path, endpoint: &str, services: &[&str]) -> Vec<Exchange> 
         .arg("-B")
         .arg(folder().join("run.py"))
         .arg(endpoint)
-        .args(SERVICES)
+        .args(services)
         .env("AWS_EC2_METADATA_DISABLED", "true");
     // Whatever this machine says of AWS is none of the test's business.
     for name in ["AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_CA_BUNDLE", "HTTP_PROXY", "http_proxy"] {

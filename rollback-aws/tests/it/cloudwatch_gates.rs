@@ -371,7 +371,7 @@ async fn a_share_of_failures_over_its_bound_is_unhealthy_and_partial_data_is_non
 #[tokio::test(start_paused = true)]
 async fn counts_of_both_versions_follow_on_one_another_without_gap() {
     use rollback_aws::cloudwatch::Counts;
-    use rollback_core::gate::source::{MetricSource as _, Query, Samples};
+    use rollback_core::gate::source::{MetricSource as _, Query, Samples, Serving};
 
     let aws = Simulator::new();
     aws.lambda().publish("checkout", &Build::new("v1"));
@@ -384,6 +384,7 @@ async fn counts_of_both_versions_follow_on_one_another_without_gap() {
         target: change.target,
         baseline: change.baseline.id,
         candidate: change.candidate.id,
+        serving: Serving::Both,
         since: aws.clock().now(),
         now: aws.clock().now(),
     };
@@ -391,6 +392,10 @@ async fn counts_of_both_versions_follow_on_one_another_without_gap() {
     query.now = aws.clock().now();
     let silent = source.read(&query).await.expect_err("nobody called").to_string();
     assert!(silent.contains("has no AWS/Lambda Invocations of 2"), "{silent}");
+    // Before the start nobody calls the candidate, and that is no trouble: the baseline's silence is.
+    let before = Query { serving: Serving::Baseline, ..query.clone() };
+    let silent = source.read(&before).await.expect_err("nobody called").to_string();
+    assert!(silent.contains("has no AWS/Lambda Invocations of 1"), "{silent}");
     query.since = aws.clock().now();
     aws.lambda().traffic("checkout", "live", 60.0);
     let start = query.since;

@@ -513,7 +513,8 @@ mod tests {
 
     #[test]
     fn each_trouble_is_final_at_once_or_when_seen_again_or_after_its_grace() {
-        let table: &[(&str, Vec<Pod>, &[i64], &[Standing])] = &[
+        type Row<'a> = (&'a str, Vec<Pod>, &'a [i64], &'a [Standing]);
+        let table: &[Row<'_>] = &[
             ("none", vec![ready("a"), ready("b")], &[2, 12], &[H, H]),
             ("no pods", vec![], &[2, 600], &[I, I]),
             ("no such image name", vec![ready("a"), waiting("b", "InvalidImageName")], &[2], &[U]),

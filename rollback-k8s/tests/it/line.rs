@@ -54,6 +54,7 @@ impl Line {
         Client::from_kube(kube::Client::new(self.service(inner), "default"))
     }
 
+    #[expect(clippy::type_complexity, reason = "the type of a service says all that there is to say")]
     fn service(
         &self,
         inner: kube::Client,

@@ -204,7 +204,7 @@ impl DeploymentBackend for Pointer {
         let landed = last.is_some_and(|last| map["data"]["nonce"] == last.nonce.as_str());
         let may_land = last.is_some_and(|last| last.version == version);
         let progress = match serves {
-            _ if serves == wanted.as_str() && !(may_land && !goal.is_forward()) => Progress::Reached,
+            _ if serves == wanted.as_str() && (goal.is_forward() || !may_land) => Progress::Reached,
             _ if serves == change.candidate.id.as_str() || serves == change.baseline.id.as_str() => {
                 Progress::Due(format!("point at {wanted}").into())
             }

@@ -136,7 +136,8 @@ async fn refused(cluster: &Cluster, candidate: Revision) -> String {
 
 #[tokio::test(start_paused = true)]
 async fn what_speaks_against_the_start_is_said_before_anything_changes() {
-    let cases: [(&str, fn(&mut Value), &str); 6] = [
+    type Change = fn(&mut Value);
+    let cases: [(&str, Change, &str); 6] = [
         ("/spec/paused", |object| object["spec"]["paused"] = json!(true), "it is paused"),
         ("/spec/replicas", |object| object["spec"]["replicas"] = json!(0), "is scaled to 0"),
         (
