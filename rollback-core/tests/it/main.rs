@@ -44,12 +44,6 @@ mod served;
 mod stores;
 mod support;
 mod sweeps;
-#[cfg(all(
-    feature = "alertmanager",
-    feature = "http",
-    feature = "prometheus",
-    feature = "receiver",
-    feature = "webhook"
-))]
+#[cfg(all(feature = "alertmanager", feature = "http", feature = "prometheus", feature = "receiver"))]
 mod tls;
 mod transcripts;

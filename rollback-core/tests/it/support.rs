@@ -18,7 +18,10 @@ pub(crate) mod scene;
 mod skip;
 #[cfg(all(feature = "sql", unix))]
 pub(crate) mod target;
-#[cfg(any(feature = "email", all(feature = "http", feature = "prometheus")))]
+#[cfg(any(
+    feature = "email",
+    all(feature = "alertmanager", feature = "http", feature = "prometheus", feature = "receiver")
+))]
 pub(crate) mod tls;
 #[cfg(all(feature = "sql", unix))]
 pub(crate) mod trace;

@@ -1,23 +1,24 @@
 //! TLS by every client of this crate: nobody vouches for the server's certificate, and it gets nothing from us; the caller
 //! does, and it is answered. Mail, which is not HTTP, is in `mail`.
 
-use rollback_core::{
-    gate::{
-        Alertmanager, HealthGate, Http, Prometheus, Standing, Verdict, Window,
-        prometheus::{Bound, Server},
-    },
-    listener::{Listener, Slack, Tally, Webhook},
-    web::reqwest,
+use rollback_core::gate::{
+    Alertmanager, HealthGate, Http, Prometheus, Standing, Verdict, Window,
+    prometheus::{Bound, Server},
 };
+#[cfg(feature = "webhook")]
+use rollback_core::listener::{Listener, Slack, Tally, Webhook};
 use serde_json::json;
 
+#[cfg(feature = "webhook")]
+use crate::support::{
+    events::{rolled_back, until},
+    logs,
+};
 use crate::{
     http::{change, plan, window},
     prometheus::live,
     support::{
         alertmanager,
-        events::{rolled_back, until},
-        logs,
         prometheus::{self, client_that_trusts},
         raw::Raw,
         tls::Secure,
@@ -75,6 +76,7 @@ async fn the_alertmanager_gate() {
 }
 
 /// Blocks, as channels do when they end; the server has threads of its own.
+#[cfg(feature = "webhook")]
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_to_webhooks_and_chats() {
     logs::with("");
@@ -88,7 +90,7 @@ async fn messages_to_webhooks_and_chats() {
     let server = Raw::page("200 OK", "", "").await;
     let Some(secure) = Secure::before(&server.url("")).await else { return };
     let event = std::thread::spawn(|| rolled_back("secure").remove(0)).join().unwrap();
-    let trusting: reqwest::Client = client_that_trusts(&secure.authority);
+    let trusting = client_that_trusts(&secure.authority);
     let webhook = || Webhook::new(secure.url("/hook")).unwrap();
     let slack = || Slack::new(secure.url("/hook")).unwrap();
 
