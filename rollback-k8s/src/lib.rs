@@ -7,10 +7,11 @@ mod endpoints;
 mod error;
 mod mark;
 mod object;
+pub mod pair;
 pub mod route;
 pub mod service;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod workload;
 
-pub use self::{client::Client, route::HttpRoute, service::ServiceSwitch, workload::Workload};
+pub use self::{client::Client, pair::CanaryPair, route::HttpRoute, service::ServiceSwitch, workload::Workload};

@@ -1,5 +1,6 @@
 //! Backends, gates and store, on an API server in memory and on a real one.
 
+mod pair;
 mod real;
 mod route;
 mod service;

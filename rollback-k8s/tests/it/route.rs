@@ -164,7 +164,8 @@ async fn what_is_not_ours_in_a_route_stays_as_it_was() {
 
 #[tokio::test(start_paused = true)]
 async fn what_speaks_against_a_route_is_said_before_anything_changes() {
-    let cases: [(fn(&Cluster), &str); 9] = [
+    type Case = (fn(&Cluster), &'static str);
+    let cases: [Case; 9] = [
         (|cluster| cluster.delete("services", "shop-green"), "shop-green not found (status 404"),
         (
             |cluster| drop(cluster.put(&pod("shop-green", false))),

@@ -126,7 +126,8 @@ const BAKE: Duration = Duration::from_secs(1);
 
 #[tokio::test(start_paused = true)]
 async fn what_speaks_against_a_switch_is_said_before_anything_changes() {
-    let cases: [(fn(&Cluster), &str); 6] = [
+    type Case = (fn(&Cluster), &'static str);
+    let cases: [Case; 6] = [
         (|cluster| drop(cluster.put(&pod("green", false))), "no pod of the candidate is ready (app=shop, color=green)"),
         (|cluster| cluster.delete("pods", "shop-blue-1"), "no pod of the baseline is ready (app=shop, color=blue)"),
         (|cluster| cluster.deny("patch", "services"), "may not patch services in namespace default"),
