@@ -143,6 +143,7 @@ async fn replicas_that_an_autoscaler_sets_are_not_written() {
         async move { roll_out(rolling, candidate, &[20, 50, 100], false).await }
     });
     while scene.replicas() != [json!(4), json!(1)] {
+        assert!(!rolling.is_finished());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     scene.cluster.put(&scaler());

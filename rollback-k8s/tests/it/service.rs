@@ -157,6 +157,7 @@ async fn the_preview_shows_the_candidate_before_users_see_it_and_is_given_back()
     let scene = Scene::new().await;
     let rolling = tokio::spawn(roll_out(switch(&scene.cluster), scene.candidate(), false, Duration::from_secs(20)));
     while scene.color("shop-preview") != "green" {
+        assert!(!rolling.is_finished());
         assert_eq!(scene.color("shop"), "blue");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -171,6 +172,7 @@ async fn a_service_is_not_switched_to_pods_that_are_not_ready() {
     let scene = Scene::new().await;
     let rolling = tokio::spawn(roll_out(switch(&scene.cluster), scene.candidate(), true, Duration::from_secs(20)));
     while scene.color("shop-preview") != "green" {
+        assert!(!rolling.is_finished());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     scene.cluster.put(&pod("green", false));
