@@ -1,29 +1,20 @@
-//! What `heroku-release` and `heroku-promote` share: token, engine, report, exit status.
+//! What `heroku-release` and `heroku-promote` share: token, app, gates, plan.
 
-use std::{
-    fs::{self, File},
-    io::Write as _,
-    path::{Path, PathBuf},
-    process::ExitCode,
-    time::Duration,
-};
+use std::{fs, path::PathBuf, time::Duration};
 
 use clap::Args;
-use jiff::SignedDuration;
 use rollback_core::{
-    Error, ErrorKind, Result,
-    engine::{Engine, Handle, NewRollout, Outcome, Target},
+    Error, Result,
+    engine::Target,
     gate::{NoData, Policy},
-    listener::Progress,
-    model::TargetId,
     plan::{Deadlines, Plan},
-    report::Report,
-    store::Sql,
 };
 use rollback_heroku::{
     App, Client,
     gate::{Dynos, Router},
 };
+
+use crate::tool::{Keep, time};
 
 /// Options of both programs.
 #[derive(Args, Clone, Debug)]
@@ -43,30 +34,15 @@ pub struct Common {
     /// Go back by releasing the old slug with today's config vars, instead of by Heroku's rollback.
     #[arg(long)]
     pub code_only: bool,
-    /// Keep the record here: an interrupted run goes on from it.
-    #[arg(long, value_name = "FILE", default_value = "rollback-heroku.db")]
-    pub store: PathBuf,
-    /// Write the report here as Markdown. In a GitHub workflow it goes to the job's summary as well.
-    #[arg(long, value_name = "FILE")]
-    pub report: Option<PathBuf>,
-    /// Who deploys [default: GITHUB_ACTOR, USER].
-    #[arg(long, value_name = "NAME")]
-    pub by: Option<String>,
-    /// Why.
-    #[arg(long, value_name = "TEXT", default_value = "")]
-    pub because: String,
+    /// What is kept of it.
+    #[command(flatten)]
+    pub keep: Keep,
     /// How long an unanswered request may still land.
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = time, hide = true)]
     pub settle: Duration,
     /// Ask this API instead of Heroku's; the token goes to Heroku and to this machine only.
     #[arg(long, value_name = "URL")]
     pub api_url: Option<String>,
-}
-
-/// Time as `90s`, `10m`, `1h 30m`.
-fn time(text: &str) -> Result<Duration, String> {
-    let parsed: SignedDuration = text.parse().map_err(|_| format!("{text:?} is no time; 90s or 10m is accepted"))?;
-    Duration::try_from(parsed).map_err(|_| format!("{text:?} is before now"))
 }
 
 impl Common {
@@ -120,102 +96,6 @@ impl Common {
         let deadlines = Deadlines { shift: hours(2), roll_back: hours(3), ..Deadlines::default() };
         Plan::all_at_once(self.bake)?.with_deadlines(deadlines)
     }
-
-    fn by(&self) -> String {
-        let env = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-        self.by.clone().or_else(|| env("GITHUB_ACTOR")).or_else(|| env("USER")).unwrap_or_else(|| "unknown".into())
-    }
-
-    /// An engine on the store of the options.
-    ///
-    /// # Errors
-    /// When the store cannot be opened.
-    pub async fn engine(&self) -> Result<Engine> {
-        // The record holds what may be a signed address: it is for its owner alone.
-        create_private(&self.store)?;
-        let path = self.store.display().to_string().replace('%', "%25").replace('?', "%3F");
-        let store = Sql::connect(&format!("sqlite:{path}")).await?;
-        Engine::builder(store).listener(Progress::new()).build()
-    }
-
-    /// Takes up what an earlier run left. Waits for the lease when its process may still live.
-    ///
-    /// # Errors
-    /// What kept the store from answering, or a rollout from being taken up.
-    pub async fn left(&self, engine: &Engine) -> Result<Vec<Handle>> {
-        let resumed = engine.resume_all().await?;
-        match resumed.refused.into_iter().next() {
-            Some((id, why)) => Err(why.during(format!("rollout {id}, which an earlier run left, cannot be taken up"))),
-            None => Ok(resumed.handles),
-        }
-    }
-
-    /// Runs a rollout to its end, or the one of the same target that was left. Tells how it ended, and writes the report. None
-    /// when it was interrupted.
-    ///
-    /// # Errors
-    /// What kept it from starting.
-    pub async fn run(
-        &self,
-        engine: &Engine,
-        left: &[Handle],
-        new: NewRollout,
-        target: &TargetId,
-    ) -> Result<Option<Outcome>> {
-        let rollout = match left.iter().find(|it| it.status().change.target == *target) {
-            Some(left) => {
-                say(&format!("an earlier run left rollout {}: it goes on from there", left.id()));
-                left.clone()
-            }
-            None => {
-                let new = new.by(self.by())?;
-                engine.start(if self.because.is_empty() { new } else { new.because(self.because.as_str()) }).await?
-            }
-        };
-        let outcome = tokio::select! {
-            outcome = rollout.finished() => outcome,
-            _ = tokio::signal::ctrl_c() => return Ok(None),
-        };
-        say(&format!("\n{outcome}"));
-        self.write_report(&outcome)?;
-        Ok(Some(outcome))
-    }
-
-    fn write_report(&self, outcome: &Outcome) -> Result<()> {
-        let text = Report::new(&outcome.rollout).markdown();
-        let summary = std::env::var_os("GITHUB_STEP_SUMMARY").map(PathBuf::from);
-        for file in self.report.iter().chain(&summary) {
-            let write = || File::options().create(true).append(true).open(file)?.write_all(text.as_bytes());
-            write().map_err(|e| {
-                Error::new(ErrorKind::Internal, format!("cannot write the report to {}", file.display())).because(e)
-            })?;
-        }
-        Ok(())
-    }
-}
-
-/// Tells whoever listens. A rollout does not end because its reader has gone away.
-pub fn say(text: &str) {
-    let _ = writeln!(std::io::stdout(), "{text}");
-}
-
-/// The exit status: the outcome's, or what an error before the start means.
-pub fn status(program: &str, done: Result<Option<Outcome>>) -> ExitCode {
-    match done {
-        Ok(Some(outcome)) => outcome.exit_code().into(),
-        Ok(None) => {
-            say("interrupted; run it again, and it goes on from here");
-            130.into()
-        }
-        Err(e) => {
-            eprintln!("{program}: {}", e.chain());
-            match e.kind() {
-                ErrorKind::Invalid | ErrorKind::NotFound | ErrorKind::Denied => 2.into(),
-                ErrorKind::Unsupported | ErrorKind::Mixed | ErrorKind::Conflict => 3.into(),
-                _ => 70.into(),
-            }
-        }
-    }
 }
 
 /// The password of `api.heroku.com` in the user's netrc file, where Heroku's command line puts it.
@@ -241,17 +121,6 @@ fn token_in(netrc: &str) -> Option<String> {
         }
     }
     None
-}
-
-fn create_private(file: &Path) -> Result<()> {
-    let mut options = File::options();
-    options.create(true).append(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    match options.open(file) {
-        Ok(_) => Ok(()),
-        Err(e) => Err(Error::invalid(format!("the record cannot be kept in {}", file.display())).because(e)),
-    }
 }
 
 #[cfg(test)]

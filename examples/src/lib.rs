@@ -11,6 +11,7 @@
 //! | [`stage`] | the state folder, and the processes that are found again through it |
 //! | [`timeline`] | the report at the end |
 //! | [`http`] | HTTP over loopback |
+//! | `tool` | what the tools for real platforms share (their features) |
 //! | `heroku` | what `heroku-release` and `heroku-promote` share (feature `heroku`) |
 
 pub mod admin;
@@ -23,4 +24,6 @@ pub mod router;
 pub mod service;
 pub mod stage;
 pub mod timeline;
+#[cfg(any(feature = "aws", feature = "heroku", feature = "k8s"))]
+pub mod tool;
 pub mod traffic;

@@ -131,11 +131,14 @@ impl Kept {
 impl Shared {
     /// Answers the admin port.
     fn steer(&self, request: &Request<Bytes>) -> Response<Bytes> {
-        *lock(&self.heard) = Instant::now();
+        // A Prometheus asks for ever, and is no reason to stay.
+        if request.uri().path() != "/metrics" {
+            *lock(&self.heard) = Instant::now();
+        }
         match (request.method(), request.uri().path()) {
             (&Method::GET, "/split") => json(&self.seen()),
             (&Method::GET, "/counts") => json(&*lock(&self.counts)),
-            (&Method::GET, "/metrics") => exposition(&lock(&self.counts)),
+            (&Method::GET, "/metrics") => exposition(&self.counted()),
             (&Method::PUT, "/split") => match self.put(request) {
                 Ok(()) => json(&self.seen()),
                 Err((status, why)) => http::text(status, why),
@@ -201,6 +204,16 @@ impl Shared {
         let instances =
             running.iter().map(|(name, running)| (name.clone(), running.instance.borrow().clone())).collect();
         Seen { pid: std::process::id(), version: kept.version, split: kept.split, instances }
+    }
+
+    /// The counts, from zero for a release that nobody has asked yet: a counter that appears with its first failure hides
+    /// that failure from `rate`.
+    fn counted(&self) -> BTreeMap<String, Counts> {
+        let mut counts = lock(&self.counts).clone();
+        for release in lock(&self.running).keys() {
+            counts.entry(release.clone()).or_default();
+        }
+        counts
     }
 
     /// Passes a user's request on, by weight, and counts what came of it.
@@ -308,9 +321,10 @@ fn exposition(counts: &BTreeMap<String, Counts>) -> Response<Bytes> {
         .to_owned();
     for (release, counts) in counts {
         let good = counts.requests - counts.failed;
+        // All that the format wants escaped.
+        let release = release.replace('\\', r"\\").replace('"', "\\\"").replace('\n', "\\n");
         for (outcome, count) in [("ok", good), ("failed", counts.failed)] {
-            // In quotes and escaped as a string of JSON is: the format wants the same.
-            text += &format!("shop_requests_total{{release={release:?},outcome=\"{outcome}\"}} {count}\n");
+            text += &format!("shop_requests_total{{release=\"{release}\",outcome=\"{outcome}\"}} {count}\n");
         }
     }
     http::text(StatusCode::OK, text)

@@ -1,2 +1,13 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
+
+#[cfg(feature = "account")]
+pub mod account;
+#[cfg(feature = "account")]
+pub mod error;
+#[cfg(feature = "account")]
+pub mod iam;
+#[cfg(feature = "lambda")]
+pub mod lambda;
+#[cfg(feature = "testing")]
+pub mod testing;

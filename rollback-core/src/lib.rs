@@ -23,6 +23,8 @@ pub mod store;
 pub mod strategy;
 #[cfg(feature = "testing")]
 pub mod testing;
+#[cfg(any(feature = "email", feature = "web"))]
+mod tls;
 mod wake;
 #[cfg(feature = "web")]
 pub mod web;

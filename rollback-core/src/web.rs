@@ -6,7 +6,7 @@
 
 #![allow(dead_code, reason = "each feature uses its own part of this")]
 
-use std::{error::Error as StdError, fmt, io, sync::Arc, time::Duration};
+use std::{fmt, io, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 pub use reqwest;
@@ -20,7 +20,10 @@ use rustls_platform_verifier::BuilderVerifierExt as _;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::{
+    error::{Error, ErrorKind, Result},
+    tls::{self, chain},
+};
 
 /// A text that is never shown: a token, a password, a signing key. `Debug` prints none of it, not even its length.
 #[derive(Clone, PartialEq, Eq)]
@@ -309,8 +312,9 @@ impl Client {
             trouble: Trouble::Request,
             message: format!("{shown} was not asked: {}", e.chain()),
             kind: e.kind(),
+            untrusted: false,
         })?;
-        let secrets = self.secrets(request.headers());
+        let secrets = self.secrets(&request);
         let mut response = self.http.execute(request).await.map_err(|e| Failure::of(e, shown))?;
         *heard = Some(0);
         let mut body = Vec::new();
@@ -330,9 +334,11 @@ impl Client {
     }
 
     /// What must not come back in a message, longest first.
-    fn secrets(&self, headers: &HeaderMap) -> Vec<String> {
+    fn secrets(&self, request: &Request) -> Vec<String> {
         let mut secrets = Vec::new();
-        for (name, value) in headers {
+        // Pages that say what they do not have quote it whole.
+        secrets.extend(request.url().query().map(str::to_owned));
+        for (name, value) in request.headers() {
             if (value.is_sensitive() || name == AUTHORIZATION)
                 && let Ok(text) = value.to_str()
             {
@@ -524,6 +530,7 @@ pub struct Failure {
     /// In a clause, for people.
     pub message: String,
     kind: ErrorKind,
+    untrusted: bool,
 }
 
 /// Where it went wrong.
@@ -570,11 +577,17 @@ impl Trouble {
 impl Failure {
     const fn new(trouble: Trouble, message: String) -> Self {
         let kind = if matches!(trouble, Trouble::Request) { ErrorKind::Invalid } else { ErrorKind::Unavailable };
-        Self { trouble, message, kind }
+        Self { trouble, message, kind, untrusted: false }
+    }
+
+    /// Whether it is for a certificate that we do not trust, which no other try will change.
+    pub(crate) const fn is_untrusted(&self) -> bool {
+        self.untrusted
     }
 
     fn of(error: reqwest::Error, shown: &str) -> Self {
         let error = error.without_url();
+        let untrusted = tls::is_untrusted(&error);
         let trouble = trouble(&error);
         let words = words(&error);
         let message = match trouble {
@@ -588,7 +601,7 @@ impl Failure {
             Trouble::Garbled => format!("{shown} does not speak HTTP: {words}"),
             Trouble::Request | Trouble::Other => format!("{shown} cannot be asked: {words}"),
         };
-        Self::new(trouble, message)
+        Self { untrusted, ..Self::new(trouble, message) }
     }
 }
 
@@ -649,17 +662,6 @@ fn words(error: &reqwest::Error) -> String {
         text.truncate(at);
     }
     text
-}
-
-/// An error and its causes. An `io::Error` hides the error it was made of, so it is opened here.
-fn chain<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
-    std::iter::successors(Some(error), |error| {
-        let error: &'a (dyn StdError + 'static) = *error;
-        match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
-            Some(inner) => Some(inner),
-            None => error.source(),
-        }
-    })
 }
 
 const TIMEOUT: Duration = Duration::from_secs(5);

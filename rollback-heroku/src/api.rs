@@ -75,6 +75,13 @@ impl Release {
     pub(crate) fn description(&self) -> &str {
         self.description.as_deref().unwrap_or_default()
     }
+
+    /// What it runs, `slug:…` or `oci:…`, where it tells: releases of container images do not.
+    pub(crate) fn code(&self) -> Option<String> {
+        let slug = self.slug.as_ref().map(|slug| format!("slug:{}", slug.id));
+        let image = || self.artifacts.iter().find(|artifact| artifact.kind == "oci-image");
+        slug.or_else(|| image().map(|image| format!("oci:{}", image.id)))
+    }
 }
 
 #[derive(Clone, Debug, Deserialize)]

@@ -18,10 +18,11 @@ use serde_json::{Value, json};
 
 use crate::{
     Client,
-    api::{Build, Release, Source, Status},
+    api::{Build, Release, Status},
     candidate::{From, Served, Spec, load, source_id},
     history::{History, Lineage, Stand, Trail, Way, describe},
-    site::{Sight, Site, build_nonce, built_trail, ours, version_in, version_of},
+    site::{Sight, Site, Until, build_nonce, built_trail, ours, version_in, version_of},
+    upload::Uploads,
 };
 
 /// A Heroku app as a target.
@@ -47,6 +48,7 @@ use crate::{
 pub struct App {
     pub(crate) site: Site,
     wakes: Wakes,
+    uploads: Uploads,
 }
 
 /// The rollouts that want to be woken.
@@ -59,6 +61,8 @@ struct Seen {
     trail: Trail,
     candidate: Spec,
     baseline: Served,
+    /// The candidate's tarball is on its way to where Heroku builds it from.
+    uploading: bool,
 }
 
 /// What may be due on the way back.
@@ -74,7 +78,7 @@ impl App {
     /// # Errors
     /// `Invalid` when it cannot be a name.
     pub fn new(client: &Client, name: &str) -> Result<Self> {
-        Ok(Self { site: Site::new(client, name)?, wakes: Wakes::default() })
+        Ok(Self { site: Site::new(client, name)?, wakes: Wakes::default(), uploads: Uploads::default() })
     }
 
     /// Goes back by releasing the baseline's slug with today's config vars, instead of by Heroku's rollback, which brings the
@@ -165,11 +169,16 @@ impl App {
             Spec::Slug { .. } | Spec::Served(_) => Trail::Tagged,
             Spec::Promoted(_) | Spec::ServedByAll { .. } => return Err(not_ours(&change.candidate)),
         };
-        Ok(Seen { history, builds, trail, candidate, baseline })
+        let uploading = matches!(
+            &candidate,
+            Spec::Source { from: From::File(_), sha256, .. } if self.uploads.is_running(sha256)
+        );
+        Ok(Seen { history, builds, trail, candidate, baseline, uploading })
     }
 
-    async fn release(&self, client: &Client, candidate: &Spec, attempt: &Attempt) -> Result<()> {
+    async fn release(&self, client: &Client, candidate: &Spec, attempt: &Attempt, until: Until) -> Result<()> {
         let site = &self.site;
+        until.check()?;
         match candidate {
             Spec::Slug { slug } | Spec::Served(Served { slug: Some(slug), .. }) => {
                 site.release_slug(client, slug, "Deploy", attempt).await
@@ -179,10 +188,10 @@ impl App {
                 let url = match from {
                     From::Url(url) => url.clone(),
                     From::File(path) => {
-                        let blob = load(path, sha256).await?;
-                        let source: Source = client.post_nothing("/sources").await?;
-                        client.upload(&source.source_blob.put_url, blob).await?;
-                        source.source_blob.get_url
+                        self.uploads.bring(client, path, sha256).await?;
+                        until.check()?;
+                        let taken = || conflict(site, &Note::new("another attempt took the uploaded tarball"));
+                        self.uploads.take(sha256).ok_or_else(taken)?
                     }
                 };
                 let body = json!({ "source_blob": {
@@ -191,35 +200,18 @@ impl App {
                     "version": version,
                     "version_description": describe("Deploy", &attempt.nonce),
                 }});
-                let made: Build = client.post(&site.path("/builds"), &body).await?;
-                self.until(|| async {
-                    let builds = site.builds(client).await?;
-                    Ok(builds.iter().any(|build| build.id == made.id))
-                })
-                .await
+                let _: Build = client.post(&site.path("/builds"), &body).await?;
+                Ok(())
             }
             Spec::Image { images } => {
                 let updates: Vec<Value> =
                     images.iter().map(|(kind, id)| json!({ "type": kind, "docker_image": id })).collect();
                 let _: Value = client.patch_images(&site.path("/formation"), &json!({ "updates": updates })).await?;
                 // The answer does not tell the release, and for an unchanged image there is none.
-                let saw = version_in(&attempt.version, None);
-                self.until(|| async { Ok(site.history(client).await?.version() > saw) }).await
+                Ok(())
             }
             Spec::Promoted(_) | Spec::ServedByAll { .. } => Err(Error::invalid("a promotion is not an app's revision")),
         }
-    }
-
-    /// Looks a few times, because what was accepted and is not listed yet would be asked for again.
-    async fn until<F: Future<Output = Result<bool>> + Send>(&self, seen: impl Fn() -> F + Send + Sync) -> Result<()> {
-        for _ in 0..8 {
-            if matches!(seen().await, Ok(true)) {
-                return Ok(());
-            }
-            tokio::time::sleep(Duration::from_secs(1)).await;
-        }
-        let why = format!("what was asked of app {} was accepted and does not show yet", self.site.name);
-        Err(Error::new(ErrorKind::Unavailable, why))
     }
 
     async fn prove_candidate(&self, candidate: &Revision) -> Result<Readiness> {
@@ -262,8 +254,8 @@ impl App {
 
 impl Seen {
     fn lineage<'a>(&'a self, change: &'a Change) -> Lineage<'a> {
-        let (history, trail) = (&self.history, &self.trail);
-        Lineage { history, rollout: &change.rollout, base: self.baseline.version, trail }
+        let (history, trail, baseline) = (&self.history, &self.trail, &self.baseline);
+        Lineage { history, rollout: &change.rollout, baseline, trail }
     }
 
     /// The newest build of this rollout.
@@ -282,6 +274,7 @@ impl Seen {
                 Status::Succeeded => Stand::Underway(Note::new(format!("the release of build {}", build.id))),
                 _ => Stand::Underway(Note::new(format!("build {}", build.id))),
             },
+            (Stand::Due(()), None) if self.uploading => Stand::Underway(Note::new("the upload of the tarball")),
             (stand, _) => stand,
         }
     }
@@ -329,10 +322,10 @@ impl DeploymentBackend for App {
         Spec::Served(Served { code: source.unwrap_or_else(|| served.code.clone()), ..served }).into_revision()
     }
 
-    async fn preflight(&self, change: &Change, _plan: &Plan) -> Result<Readiness> {
+    async fn preflight(&self, change: &Change, plan: &Plan) -> Result<Readiness> {
         let Spec::Served(served) = Spec::of(&change.baseline)? else { return Err(not_ours(&change.baseline)) };
         let (candidate, back) =
-            tokio::try_join!(self.prove_candidate(&change.candidate), self.site.prove_way_back(&served))?;
+            tokio::try_join!(self.prove_candidate(&change.candidate), self.site.prove_way_back(&served, plan))?;
         Ok(candidate.and(back))
     }
 
@@ -346,7 +339,11 @@ impl DeploymentBackend for App {
         } else {
             let sight = Sight::of(&self.site, &client, seen.back(&self.site, change), &seen.baseline).await?;
             let look = sight.observed(&lineage, false, None, |back| back.told(&seen.baseline));
-            look.not_restored(not_restored(&self.site, &seen.baseline, &seen.history))
+            let mut left = not_restored(&self.site, &seen.baseline, &seen.history);
+            if matches!(sight.stand, Stand::Due(Back::Way(Way::Full))) {
+                left.extend(self.site.taken_away(&client, &seen.baseline).await);
+            }
+            look.not_restored(left)
         };
         if let (Goal::Split(weight), Progress::Reached) = (goal, &look.progress)
             && weight != Weight::ALL
@@ -364,7 +361,7 @@ impl DeploymentBackend for App {
             let why = format!("app {} cannot be given {weight}; only 100 % is possible on Heroku", self.site.name);
             return Err(Error::new(ErrorKind::Unsupported, why));
         }
-        let client = self.client(goal);
+        let (client, until) = (self.client(goal), self.site.asks_until());
         let seen = self.see(&client, change).await?;
         let now = version_of(&[(None, seen.history.version())]);
         if now != attempt.version {
@@ -373,7 +370,7 @@ impl DeploymentBackend for App {
         }
         if goal.is_forward() {
             return match seen.forward(change) {
-                Stand::Due(()) => self.release(&client, &seen.candidate, attempt).await,
+                Stand::Due(()) => self.release(&client, &seen.candidate, attempt, until).await,
                 Stand::Serves(_) => Ok(()),
                 Stand::Underway(what) | Stand::Failed(what) | Stand::Drifted(what) => Err(conflict(&self.site, &what)),
             };

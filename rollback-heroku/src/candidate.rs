@@ -167,6 +167,14 @@ pub(crate) struct Promoted {
     pub(crate) code: String,
 }
 
+impl Served {
+    /// What a release that brings this one back must run, where it can be told.
+    pub(crate) fn proof(&self) -> Option<String> {
+        let slug = self.slug.as_ref().map(|slug| format!("slug:{slug}"));
+        slug.or_else(|| self.code.starts_with("oci:").then(|| self.code.clone()))
+    }
+}
+
 impl Spec {
     pub(crate) fn of(revision: &Revision) -> Result<Self> {
         revision.spec.open().map_err(|e| e.during(format_args!("revision {}", revision.id)))

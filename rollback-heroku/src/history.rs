@@ -8,7 +8,10 @@ use std::collections::BTreeSet;
 
 use rollback_core::model::{Attempt, Nonce, Note, RolloutId, Serves};
 
-use crate::api::{Release, Status};
+use crate::{
+    api::{Release, Status},
+    candidate::Served,
+};
 
 /// The newest releases of an app, newest first.
 #[derive(Clone, Debug)]
@@ -102,11 +105,8 @@ impl History {
         // A rollback to a rollback is followed, as far as the list goes.
         let mut at = release;
         for _ in 0..self.0.len().max(1) {
-            if let Some(slug) = &at.slug {
-                return format!("slug:{}", slug.id);
-            }
-            if let Some(image) = at.artifacts.iter().find(|artifact| artifact.kind == "oci-image") {
-                return format!("oci:{}", image.id);
+            if let Some(code) = at.code() {
+                return code;
             }
             if let Some(images) = deployed_images(at.description()) {
                 return format!("image:{images}");
@@ -122,18 +122,21 @@ impl History {
 }
 
 /// A rollout's view of an app's releases.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(crate) struct Lineage<'a> {
     pub(crate) history: &'a History,
     pub(crate) rollout: &'a RolloutId,
-    /// The baseline's version.
-    pub(crate) base: u64,
+    pub(crate) baseline: &'a Served,
     pub(crate) trail: &'a Trail,
 }
 
 impl<'a> Lineage<'a> {
+    const fn base(&self) -> u64 {
+        self.baseline.version
+    }
+
     pub(crate) fn mark(&self, release: &Release) -> Mark {
-        if release.version <= self.base {
+        if release.version <= self.base() {
             return Mark::Before;
         }
         if let Some((rollout, goal)) = tag(release.description()).and_then(tagged) {
@@ -144,7 +147,7 @@ impl<'a> Lineage<'a> {
             };
         }
         let restored = restored(release.description());
-        if restored == Some(self.base) {
+        if restored == Some(self.base()) {
             return Mark::Back;
         }
         let ours = match self.trail {
@@ -161,23 +164,30 @@ impl<'a> Lineage<'a> {
 
     /// The release that brought this code. Later ones that have it are config changes, which are somebody else's.
     fn first_with(&self, code: &str) -> Option<u64> {
-        let newer = self.history.0.iter().filter(|release| release.version > self.base);
+        let newer = self.history.0.iter().filter(|release| release.version > self.base());
         newer.filter(|release| self.history.code(release) == code).map(|release| release.version).min()
     }
 
     fn newer(&self) -> impl Iterator<Item = (Mark, &'a Release)> {
-        let newer = self.history.0.iter().filter(|release| release.version > self.base);
+        let newer = self.history.0.iter().filter(|release| release.version > self.base());
         newer.map(|release| (self.mark(release), release))
     }
 
     /// What a part at this release's version serves.
     pub(crate) fn serves(&self, version: u64) -> Serves {
         match self.history.find(version).map(|release| self.mark(release)) {
+            Some(Mark::Back) if self.runs_another(version).is_some() => Serves::Other,
             Some(Mark::Before | Mark::Back) => Serves::Baseline,
             Some(Mark::Candidate) => Serves::Candidate,
-            None if version <= self.base => Serves::Baseline,
+            None if version <= self.base() => Serves::Baseline,
             Some(Mark::Foreign) | None => Serves::Other,
         }
+    }
+
+    /// What this version runs instead of the recorded code, where a release tells what it runs.
+    fn runs_another(&self, version: u64) -> Option<String> {
+        let runs = self.history.find(version)?.code()?;
+        (self.baseline.proof()? != runs).then_some(runs)
     }
 
     /// How the releases stand to the candidate.
@@ -217,7 +227,7 @@ impl<'a> Lineage<'a> {
         let mut effective = self.newer().filter(|(_, release)| is_effective(release));
         let Some((mark, top)) = effective.next() else {
             return match self.history.current() {
-                Some(current) if current.version == self.base => Stand::Serves(current),
+                Some(current) if current.version == self.base() => Stand::Serves(current),
                 Some(current) => Stand::Drifted(told(current)),
                 None => Stand::Underway(Note::new("no release is current")),
             };
@@ -225,7 +235,15 @@ impl<'a> Lineage<'a> {
         match mark {
             Mark::Foreign | Mark::Before => Stand::Drifted(told(top)),
             Mark::Back => match top.status {
-                Status::Succeeded if top.current => Stand::Serves(top),
+                Status::Succeeded if top.current => match self.runs_another(top.version) {
+                    None => Stand::Serves(top),
+                    Some(other) => Stand::Failed(Note::new(format!(
+                        "v{}, which was to bring v{} back, runs {other} instead of {}",
+                        top.version,
+                        self.base(),
+                        self.baseline.proof().unwrap_or_default()
+                    ))),
+                },
                 Status::Succeeded => Stand::Underway(Note::new(format!("v{} is not current yet", top.version))),
                 _ => Stand::Underway(Note::new(format!(
                     "the release phase of v{}, which brings the baseline back",
@@ -354,21 +372,35 @@ mod tests {
         }
     }
 
+    /// v1, which ran the slug `old`.
+    fn v1() -> Served {
+        Served {
+            release: "r1".into(),
+            version: 1,
+            slug: Some("old".into()),
+            code: "slug:old".into(),
+            config_keys: None,
+            addons: BTreeSet::new(),
+            down: BTreeSet::new(),
+        }
+    }
+
     const OK: Status = Status::Succeeded;
     const FORTH: &str = "Deploy by rollback [r/3/split-100]";
     const BACK: &str = "Back by rollback [r/5/baseline]";
 
     fn seen(releases: &[(u64, Status, bool, &str)]) -> (String, String) {
-        let slug =
-            |description: &str| if description.contains("Back") || description == "base" { "old" } else { "new" };
+        let slug = |text: &str| {
+            if text.contains("Back") || text.starts_with("Rollback") || text == "base" { "old" } else { "new" }
+        };
         let history = History::new(
             releases
                 .iter()
                 .map(|(v, status, current, text)| release(*v, *status, *current, slug(text), text))
                 .collect(),
         );
-        let rollout = RolloutId::try_from("r").unwrap();
-        let lineage = Lineage { history: &history, rollout: &rollout, base: 1, trail: &Trail::Tagged };
+        let (rollout, baseline) = (RolloutId::try_from("r").unwrap(), v1());
+        let lineage = Lineage { history: &history, rollout: &rollout, baseline: &baseline, trail: &Trail::Tagged };
         fn say<D: std::fmt::Debug>(stand: Stand<'_, D>) -> String {
             match stand {
                 Stand::Due(due) => format!("due {due:?}"),
@@ -425,6 +457,22 @@ mod tests {
     }
 
     #[test]
+    fn a_release_that_says_it_brings_the_baseline_back_and_runs_another_slug_does_not() {
+        let rollout = RolloutId::try_from("r").unwrap();
+        for words in ["Rollback to v1", BACK] {
+            let history = History::new(vec![
+                release(1, OK, false, "old", "base"),
+                release(2, OK, false, "new", FORTH),
+                release(3, OK, true, "older", words),
+            ]);
+            let lineage = Lineage { history: &history, rollout: &rollout, baseline: &v1(), trail: &Trail::Tagged };
+            let Stand::Failed(why) = lineage.back(Way::Full, None) else { panic!("{words}") };
+            assert_eq!(why.as_str(), "v3, which was to bring v1 back, runs slug:older instead of slug:old");
+            assert_eq!(lineage.serves(3), Serves::Other);
+        }
+    }
+
+    #[test]
     fn a_config_change_on_top_of_a_promoted_slug_is_not_the_promotion() {
         let history = History::new(vec![
             release(1, OK, false, "old", "base"),
@@ -434,7 +482,7 @@ mod tests {
         ]);
         let rollout = RolloutId::try_from("r").unwrap();
         let trail = Trail::Code { code: "slug:new".into(), or_words: Some("Promote staging v7".into()) };
-        let lineage = Lineage { history: &history, rollout: &rollout, base: 1, trail: &trail };
+        let lineage = Lineage { history: &history, rollout: &rollout, baseline: &v1(), trail: &trail };
         let marks: Vec<Mark> = (1..=4).map(|version| lineage.mark(history.find(version).unwrap())).collect();
         assert_eq!(marks, [Mark::Before, Mark::Candidate, Mark::Foreign, Mark::Foreign]);
     }
@@ -455,7 +503,8 @@ mod tests {
         };
         let landed = |upto: usize, attempt: &Attempt, saw| {
             let history = History::new(all[..upto].to_vec());
-            Lineage { history: &history, rollout: &rollout, base: 1, trail: &Trail::Tagged }.landed(attempt, saw)
+            Lineage { history: &history, rollout: &rollout, baseline: &v1(), trail: &Trail::Tagged }
+                .landed(attempt, saw)
         };
         let back = attempt(5, Goal::Baseline);
         assert!(!landed(2, &back, 2));

@@ -12,6 +12,7 @@ mod promotion;
 mod site;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod upload;
 #[cfg(feature = "webhook")]
 pub mod webhook;
 

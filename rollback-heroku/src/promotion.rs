@@ -19,7 +19,7 @@ use crate::{
     app::{Wakes, not_ours, not_restored},
     candidate::{Promoted, Served, Spec},
     history::{History, Lineage, Stand, Trail, Way},
-    site::{Sight, Site, version_in, version_of},
+    site::{Sight, Site, Until, version_in, version_of},
 };
 
 /// A promotion from one app of a pipeline to one or more others, as a target.
@@ -148,7 +148,7 @@ impl Promotion {
 
     /// Asks for the promotion, and follows it until each target has a release or is refused one: a target that never gets
     /// one leaves nothing else to be seen.
-    async fn promote(&self, client: &Client, what: &Promoted, to: &[&Seen<'_>]) -> Result<()> {
+    async fn promote(&self, client: &Client, what: &Promoted, to: &[&Seen<'_>], until: Until) -> Result<()> {
         let coupling: Coupling = client.get(&self.source.path("/pipeline-couplings")).await?;
         let mut ids = Vec::with_capacity(to.len());
         for seen in to {
@@ -160,6 +160,7 @@ impl Promotion {
             "source": { "app": { "id": what.app }, "release": { "id": what.release } },
             "targets": targets,
         });
+        until.check()?;
         let promotion: Ref = client.post("/pipeline-promotions", &body).await?;
         let until = Instant::now() + FOLLOW;
         loop {
@@ -171,7 +172,7 @@ impl Promotion {
                 }
                 // Every one of them: an empty list is not all of none.
                 let told = |id: &String| found.iter().any(|it| it.app.id == *id && it.release.is_some());
-                if ids.iter().all(|(id, _)| told(id)) && self.all_listed(client, to, &found).await {
+                if ids.iter().all(|(id, _)| told(id)) {
                     return Ok(());
                 }
             }
@@ -181,17 +182,6 @@ impl Promotion {
             }
             tokio::time::sleep(Duration::from_secs(2)).await;
         }
-    }
-
-    /// What is accepted and not listed yet would be asked for again.
-    async fn all_listed(&self, client: &Client, to: &[&Seen<'_>], found: &[PromotionTarget]) -> bool {
-        for seen in to {
-            let Ok(history) = seen.site.history(client).await else { return false };
-            if !found.iter().filter_map(|it| it.release.as_ref()).any(|release| history.has(&release.id)) {
-                return false;
-            }
-        }
-        true
     }
 }
 
@@ -210,7 +200,7 @@ fn trail(promoted: &Promoted) -> Trail {
 
 impl Seen<'_> {
     fn lineage<'a>(&'a self, change: &'a Change, trail: &'a Trail) -> Lineage<'a> {
-        Lineage { history: &self.history, rollout: &change.rollout, base: self.served.version, trail }
+        Lineage { history: &self.history, rollout: &change.rollout, baseline: self.served, trail }
     }
 
     fn name(&self) -> &str {
@@ -255,7 +245,7 @@ impl DeploymentBackend for Promotion {
         Spec::ServedByAll { apps }.into_revision()
     }
 
-    async fn preflight(&self, change: &Change, _plan: &Plan) -> Result<Readiness> {
+    async fn preflight(&self, change: &Change, plan: &Plan) -> Result<Readiness> {
         let (served, promoted) = (served(change)?, promoted(change)?);
         let mut ready = Readiness::default();
         let history = self.source.history(&self.client).await?;
@@ -296,7 +286,8 @@ impl DeploymentBackend for Promotion {
                 (_, None) => ready.refused(format!("app {} is in no pipeline", site.name)),
                 (None, _) => ready,
             };
-            let back = site.prove_way_back(served).await.map_err(|e| e.during(format_args!("app {}", site.name)))?;
+            let back =
+                site.prove_way_back(served, plan).await.map_err(|e| e.during(format_args!("app {}", site.name)))?;
             ready = ready.and(named(&site.name, back));
         }
         Ok(ready)
@@ -319,9 +310,11 @@ impl DeploymentBackend for Promotion {
                 })
             } else {
                 let sight = Sight::of(it.site, &client, lineage.back(it.site.way, it.site.other), it.served).await?;
-                left.extend(
-                    not_restored(it.site, it.served, &it.history).into_iter().map(|note| about(it.name(), &note)),
-                );
+                let mut notes = not_restored(it.site, it.served, &it.history);
+                if matches!(sight.stand, Stand::Due(Way::Full)) {
+                    notes.extend(it.site.taken_away(&client, it.served).await);
+                }
+                left.extend(notes.iter().map(|note| about(it.name(), note)));
                 sight.observed(&lineage, false, name, |way| told(it, *way))
             });
         }
@@ -351,6 +344,7 @@ impl DeploymentBackend for Promotion {
             return Err(Error::new(ErrorKind::Unsupported, why));
         }
         let client = self.client(goal);
+        let until = self.targets.iter().map(Site::asks_until).max().expect("there is a target");
         let (served, promoted) = (served(change)?, promoted(change)?);
         let trail = trail(&promoted);
         let seen = self.see(&client, &served).await?;
@@ -377,7 +371,7 @@ impl DeploymentBackend for Promotion {
             }
             return match to.as_slice() {
                 [] => Ok(()),
-                to => self.promote(&client, &promoted, to).await,
+                to => self.promote(&client, &promoted, to, until).await,
             };
         }
         // One effect: the first app that is due; else what a person, or the author, asked for over what is there.

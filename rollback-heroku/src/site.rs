@@ -8,8 +8,10 @@ use rollback_core::{
     backend::Readiness,
     clock::{Clock, SystemClock},
     model::{Attempt, Note, Observed, Progress, RolloutId, Version, Weight},
+    plan::{Deadlines, Plan},
 };
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use crate::{
     Client,
@@ -115,8 +117,20 @@ impl Site {
     }
 
     /// Config vars by key. The values stay in memory and are compared, never kept or told.
-    async fn config(&self, of: &str) -> Result<BTreeMap<String, Value>> {
-        self.client.get(&self.path(&format!("{of}/config-vars"))).await
+    async fn config(&self, client: &Client, of: &str) -> Result<BTreeMap<String, Value>> {
+        client.get(&self.path(&format!("{of}/config-vars"))).await
+    }
+
+    /// The config vars that came since, and go away with the full rollback that is due. It is for the report alone, so the
+    /// rollback waits for it no longer than a moment.
+    pub(crate) async fn taken_away(&self, client: &Client, served: &Served) -> Vec<Note> {
+        let Some(keys) = &served.config_keys else { return Vec::new() };
+        let Ok(Ok(now)) = tokio::time::timeout(Duration::from_secs(2), self.config(client, "")).await else {
+            return Vec::new();
+        };
+        let came = now.keys().filter(|key| !keys.contains(*key));
+        came.map(|key| Note::new(format!("the config var {key}, which is newer than the baseline, goes away")))
+            .collect()
     }
 
     /// What serves, complete enough to bring it back.
@@ -139,7 +153,13 @@ impl Site {
                 format!("app {} is at v{}, and {} still at v{other}", self.name, current.version, names.join(", "));
             return Err(Error::new(ErrorKind::Mixed, why));
         }
-        let config_keys = match self.config("").await {
+        if let Some(until) = self.preboot_until(&self.client, current).await? {
+            let v = current.version;
+            let why =
+                format!("app {} is at v{v}, and dynos from before may serve until {until}: preboot is on", self.name);
+            return Err(Error::new(ErrorKind::Mixed, why));
+        }
+        let config_keys = match self.config(&self.client, "").await {
             Ok(config) => Some(config.into_keys().collect()),
             Err(e) if e.kind() == ErrorKind::Denied => None,
             Err(e) => return Err(e),
@@ -157,7 +177,7 @@ impl Site {
     }
 
     /// Whether the way back to what serves is open, and what it would not bring back.
-    pub(crate) async fn prove_way_back(&self, served: &Served) -> Result<Readiness> {
+    pub(crate) async fn prove_way_back(&self, served: &Served, plan: &Plan) -> Result<Readiness> {
         let (app, history, fleet) = tokio::try_join!(self.app(), self.history(&self.client), self.fleet(&self.client))?;
         let mut ready = Readiness::default().proved(format!("app {} can be read", app.name));
         let current = history.current().map(|release| release.version);
@@ -183,7 +203,7 @@ impl Site {
                 app.name
             ));
         }
-        ready = ready.and(self.prove_release(served, &history, &app).await?);
+        ready = ready.and(self.prove_release(served, &history, &app, plan.deadlines()).await?);
         ready = ready.and(self.prove_token(&app).await?);
         if self.has_preboot(&self.client).await? {
             let minutes = self.preboot.as_secs().div_ceil(60);
@@ -201,7 +221,13 @@ impl Site {
     }
 
     /// Whether the recorded release can be released again.
-    async fn prove_release(&self, served: &Served, history: &History, app: &App) -> Result<Readiness> {
+    async fn prove_release(
+        &self,
+        served: &Served,
+        history: &History,
+        app: &App,
+        deadlines: &Deadlines,
+    ) -> Result<Readiness> {
         let mut ready = Readiness::default();
         let version = served.version;
         if let Some(slug) = &served.slug {
@@ -211,6 +237,15 @@ impl Site {
                     if found.process_types.contains_key("release") {
                         ready = ready
                             .not_restored("the release phase of the old code runs again on the way back, and may fail");
+                        let (shift, back) = (deadlines.shift, deadlines.roll_back);
+                        if shift < PHASE || back < 2 * PHASE {
+                            ready = ready.not_provable(format!(
+                                "whether release phases end in time: each may take an hour, a rollback waits for the \
+                                 candidate's before its own, and the plan gives a shift {} and a rollback {} minutes",
+                                shift.as_secs() / 60,
+                                back.as_secs() / 60
+                            ));
+                        }
                     }
                     ready
                 }
@@ -237,7 +272,7 @@ impl Site {
     /// A full rollback puts the release's config vars in place of today's: which keys would that change?
     pub(crate) async fn prove_config(&self, release: &str, version: u64) -> Result<Readiness> {
         let then = format!("/releases/{release}");
-        let (now, then) = match tokio::try_join!(self.config(""), self.config(&then)) {
+        let (now, then) = match tokio::try_join!(self.config(&self.client, ""), self.config(&self.client, &then)) {
             Ok(both) => both,
             Err(e) if e.kind() == ErrorKind::Denied => {
                 let why = format!("whether going back to v{version} changes config vars: the token may not read them");
@@ -293,17 +328,24 @@ impl Site {
         })
     }
 
-    /// Releases the slug with today's config vars, and waits until the list shows it.
+    /// Until when a shift that begins now may ask for the candidate. The engine takes an unanswered request as never to
+    /// land when the settle time is over: it would ask once more, or have gone back already. It begins a shift in the first
+    /// quarter of that time; the second is the shift's, and the rest is left for the request to land.
+    pub(crate) fn asks_until(&self) -> Until {
+        Until(Instant::now() + self.settle / 4)
+    }
+
+    /// Releases the slug with today's config vars.
     pub(crate) async fn release_slug(&self, client: &Client, slug: &str, what: &str, attempt: &Attempt) -> Result<()> {
         let body = json!({ "slug": slug, "description": describe(what, &attempt.nonce) });
-        let made: Release = client.post(&self.path("/releases"), &body).await?;
-        self.until_seen(client, &made.id).await
+        let _: Release = client.post(&self.path("/releases"), &body).await?;
+        Ok(())
     }
 
     /// Heroku's rollback: takes nothing but the release, so it cannot carry a nonce.
     pub(crate) async fn restore(&self, client: &Client, release: &str) -> Result<()> {
-        let made: Release = client.post(&self.path("/releases"), &json!({ "release": release })).await?;
-        self.until_seen(client, &made.id).await
+        let _: Release = client.post(&self.path("/releases"), &json!({ "release": release })).await?;
+        Ok(())
     }
 
     pub(crate) async fn go_back(&self, client: &Client, way: Way, served: &Served, attempt: &Attempt) -> Result<()> {
@@ -314,18 +356,19 @@ impl Site {
             _ => self.restore(client, &served.release).await,
         }
     }
+}
 
-    /// A release that is accepted and not yet listed would be asked for once more by the next look.
-    async fn until_seen(&self, client: &Client, id: &str) -> Result<()> {
-        for _ in 0..SEEN_TRIES {
-            match self.history(client).await {
-                Ok(history) if history.has(id) => return Ok(()),
-                // It was accepted all the same.
-                Ok(_) | Err(_) => tokio::time::sleep(SEEN_PAUSE).await,
-            }
+/// A candidate is not asked for later than this. It is no time of a clock, which somebody may set.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Until(Instant);
+
+impl Until {
+    pub(crate) fn check(self) -> Result<()> {
+        if Instant::now() < self.0 {
+            return Ok(());
         }
-        let why = format!("release {id} of app {} was accepted and is not listed yet", self.name);
-        Err(Error::new(ErrorKind::Unavailable, why))
+        let why = "it took too long to find out whether the candidate may be asked for; nothing was asked for";
+        Err(Error::new(ErrorKind::Conflict, why))
     }
 }
 
@@ -438,5 +481,5 @@ pub(crate) fn built_trail(builds: &[Build], rollout: &RolloutId) -> Trail {
 
 /// Releases, and builds, that a look reads: more than a rollout makes.
 const PAGE: usize = 25;
-const SEEN_TRIES: usize = 8;
-const SEEN_PAUSE: Duration = Duration::from_secs(1);
+/// What Heroku gives a release phase (Dev Center, "Release Phase").
+const PHASE: Duration = Duration::from_secs(3600);

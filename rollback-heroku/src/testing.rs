@@ -7,7 +7,7 @@
 //! and with preboot old dynos serve unlisted.
 //!
 //! Every request and every answer is checked against the schema, without unknown properties. What breaks it is answered with
-//! 500, kept in [`violations`](Heroku::violations), and makes the test panic when the last handle is dropped.
+//! 500, kept in [`violations`](Heroku::violations), and makes the test panic when its handle is dropped.
 //!
 //! ```
 //! # use rollback_core::backend::DeploymentBackend as _;
@@ -47,11 +47,14 @@ use crate::{
     client::{Answer, Request, Transport},
 };
 
-/// Heroku, in memory. Clones are handles to the same one.
+/// Heroku, in memory. Clones are handles to the same one; dropping one panics when the schema was broken.
 #[derive(Clone)]
-pub struct Heroku(Arc<Inner>);
+pub struct Heroku(Wire);
 
-struct Inner(Mutex<World>);
+/// The way to it that clients and the socket have. A task that outlives the test may drop the last one, and a panic there
+/// would be nobody's: so it is the handles that panic.
+#[derive(Clone)]
+struct Wire(Arc<Mutex<World>>);
 
 /// What a slug does when it is released.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,7 +155,7 @@ impl Heroku {
 
     /// One without apps.
     pub fn new() -> Self {
-        Self(Arc::new(Inner(Mutex::new(World::new()))))
+        Self(Wire(Arc::new(Mutex::new(World::new()))))
     }
 
     /// A client of it, with the token.
@@ -160,7 +163,7 @@ impl Heroku {
     /// # Panics
     /// Never: the token is good.
     pub fn client(&self) -> Client {
-        Client::over(Arc::new(self.clone()), Self::TOKEN).expect("the token is good")
+        Client::over(Arc::new(self.0.clone()), Self::TOKEN).expect("the token is good")
     }
 
     /// The clock that it goes by.
@@ -176,6 +179,11 @@ impl Heroku {
     /// An app with two web dynos that run this slug as v1. The slug's id.
     pub fn app(&self, name: &str, slug: Slug) -> String {
         self.world().add_app(name, slug)
+    }
+
+    /// Whether there is an app of this name.
+    pub fn has(&self, app: &str) -> bool {
+        self.world().find_app(app).is_some()
     }
 
     /// A slug of this app. Its id.
@@ -218,8 +226,7 @@ impl Heroku {
         self.world().make_container(app, image);
     }
 
-    /// The app is of the generation Fir; its answers say so as an object, or as a bare string, which some do against the
-    /// schema.
+    /// The app is of the generation Fir: its releases have no slug, but an image of Cloud Native Buildpacks.
     pub fn fir(&self, app: &str) {
         self.world().make_fir(app);
     }
@@ -259,6 +266,11 @@ impl Heroku {
         self.world().app_mut(app).phases = succeed.iter().copied().collect();
     }
 
+    /// Rollbacks of this app put this slug in place from now on, whatever they are asked for: a Heroku that is wrong.
+    pub fn restores_another(&self, app: &str, slug: &str) {
+        self.world().app_mut(app).restores = Some(slug.into());
+    }
+
     /// Says of a release whether it is eligible for rollback.
     pub fn eligible(&self, app: &str, version: u64, eligible: bool) {
         self.world().release_mut(app, version).eligible = eligible;
@@ -278,6 +290,12 @@ impl Heroku {
     pub fn takes(&self, boot: Duration, build: Duration) {
         let mut world = self.world();
         (world.boot, world.builds_take) = (boot, build);
+    }
+
+    /// Answers take so long, and those to uploads of sources that (no time at first). Not over a socket.
+    pub fn answers_take(&self, time: Duration, uploads: Duration) {
+        let mut world = self.world();
+        (world.answers_take, world.uploads_take) = (time, uploads);
     }
 
     /// New releases and builds show in lists only after so long.
@@ -372,11 +390,17 @@ impl Heroku {
     /// # Errors
     /// When no port can be had.
     pub async fn serve(&self) -> Result<Serving> {
-        serve::serve(self.clone()).await
+        serve::serve(self.0.clone()).await
     }
 
     fn world(&self) -> MutexGuard<'_, World> {
-        let mut world = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        self.0.world()
+    }
+}
+
+impl Wire {
+    fn world(&self) -> MutexGuard<'_, World> {
+        let mut world = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         world.catch_up();
         world
     }
@@ -399,11 +423,17 @@ impl fmt::Debug for Heroku {
     }
 }
 
-impl Drop for Inner {
+impl fmt::Debug for Wire {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Heroku")
+    }
+}
+
+impl Drop for Heroku {
     fn drop(&mut self) {
-        let world = self.0.get_mut().unwrap_or_else(PoisonError::into_inner);
         if !std::thread::panicking() {
-            assert!(world.violations.is_empty(), "the schema was broken:\n{}", world.violations.join("\n"));
+            let broken = self.violations();
+            assert!(broken.is_empty(), "the schema was broken:\n{}", broken.join("\n"));
         }
     }
 }
@@ -411,8 +441,22 @@ impl Drop for Inner {
 #[async_trait]
 impl Transport for Heroku {
     async fn send(&self, request: Request) -> Result<Answer> {
+        self.0.send(request).await
+    }
+}
+
+#[async_trait]
+impl Transport for Wire {
+    async fn send(&self, request: Request) -> Result<Answer> {
         // A turn for the others, as a network gives.
         tokio::task::yield_now().await;
+        let time = {
+            let world = self.world();
+            if request.method == Method::PUT { world.uploads_take } else { world.answers_take }
+        };
+        if !time.is_zero() {
+            tokio::time::sleep(time).await;
+        }
         match self.hear(&request) {
             (answer, false) => Ok(answer),
             (_, true) => Err(Error::new(ErrorKind::Unavailable, "the connection was cut before an answer came")),

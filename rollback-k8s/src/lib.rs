@@ -5,13 +5,18 @@ pub mod access;
 mod client;
 mod endpoints;
 mod error;
+pub mod gate;
 mod mark;
 mod object;
 pub mod pair;
 pub mod route;
 pub mod service;
+pub mod store;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod watch;
 pub mod workload;
 
-pub use self::{client::Client, pair::CanaryPair, route::HttpRoute, service::ServiceSwitch, workload::Workload};
+pub use self::{
+    client::Client, pair::CanaryPair, route::HttpRoute, service::ServiceSwitch, watch::Watches, workload::Workload,
+};

@@ -3,7 +3,7 @@
 use http::{Method, Request, header};
 use rollback_core::{Error, ErrorKind, Result};
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::Client;
 
@@ -31,11 +31,6 @@ impl Resource {
         let root = if self.group.is_empty() { "/api".to_owned() } else { format!("/apis/{}", self.group) };
         let all = format!("{root}/{}/namespaces/{namespace}/{}", self.version, self.plural);
         name.map_or_else(|| all.clone(), |name| format!("{all}/{name}"))
-    }
-
-    /// As in a manifest: `apps/v1`.
-    pub(crate) fn api_version(&self) -> String {
-        if self.group.is_empty() { self.version.into() } else { format!("{}/{}", self.group, self.version) }
     }
 }
 
@@ -254,11 +249,4 @@ pub(crate) fn selector(object: &Value) -> String {
         });
     }
     words.join(",")
-}
-
-/// This object without these members.
-pub(crate) fn without(object: &Value, names: &[&str]) -> Value {
-    let members = object.as_object().into_iter().flatten();
-    let members = members.filter(|(name, _)| !names.contains(&name.as_str()));
-    Value::Object(members.map(|(name, value)| (name.clone(), value.clone())).collect::<Map<_, _>>())
 }

@@ -8,7 +8,10 @@ use rollback_core::{
     engine::{Engine, NewRollout, Outcome, Target},
     model::{Revision, TargetId},
 };
-use rollback_examples::heroku::{Common, say, status};
+use rollback_examples::{
+    heroku::Common,
+    tool::{say, status},
+};
 use rollback_heroku::{App, Client, Promotion};
 
 /// Promotes the current release of an app to the others of its pipeline, watches them, and brings the old releases back when
@@ -44,7 +47,7 @@ async fn main() -> ExitCode {
 async fn run(args: Args) -> Result<Option<Outcome>> {
     let common = &args.common;
     let client = common.client()?;
-    let engine = common.engine().await?;
+    let engine = common.keep.engine().await?;
     let mut stages = vec![args.to.as_slice()];
     stages.extend((!args.then.is_empty()).then_some(args.then.as_slice()));
     // Whatever an earlier run left may be of any stage.
@@ -52,7 +55,7 @@ async fn run(args: Args) -> Result<Option<Outcome>> {
     for apps in stages {
         known.push(register(common, &client, &engine, &args.from, apps)?);
     }
-    let left = common.left(&engine).await?;
+    let left = common.keep.left(&engine).await?;
     let mut candidate: Option<Revision> = None;
     let mut last = None;
     for (id, promotion) in known {
@@ -64,7 +67,7 @@ async fn run(args: Args) -> Result<Option<Outcome>> {
         candidate = Some(revision.clone());
         say(&format!("promoting {} from {} to {id}", revision.id, args.from));
         let new = NewRollout::new(id.as_str(), revision, common.plan()?)?;
-        let outcome = common.run(&engine, &left, new, &id).await?;
+        let outcome = common.keep.run(&engine, &left, new, &id).await?;
         let goes_on = outcome.as_ref().is_some_and(Outcome::is_success);
         last = outcome;
         if !goes_on {

@@ -9,7 +9,7 @@ use rollback_core::{
     gate::{Http, Policy},
     model::{Revision, TargetId},
 };
-use rollback_examples::heroku::{Common, status};
+use rollback_examples::{heroku::Common, tool::status};
 use rollback_heroku::Candidate;
 
 /// Deploys a slug, a tarball or an image to a Heroku app, watches it, and brings the old release back when it misbehaves.
@@ -98,10 +98,10 @@ async fn run(args: Args) -> Result<Option<Outcome>> {
         target = target.gate(Http::new("probe", url)?, Policy::default().every(common.every).unhealthy_after(2, 3));
     }
     let new = NewRollout::new(&args.app, args.what.revision().await?, common.plan()?)?;
-    let engine = common.engine().await?;
+    let engine = common.keep.engine().await?;
     engine.register(target)?;
-    let left = common.left(&engine).await?;
-    let outcome = common.run(&engine, &left, new, &id).await;
+    let left = common.keep.left(&engine).await?;
+    let outcome = common.keep.run(&engine, &left, new, &id).await;
     engine.shutdown(std::time::Duration::from_secs(10)).await;
     outcome
 }

@@ -152,6 +152,72 @@ async fn a_run_that_is_killed_goes_on_where_it_was() {
     assert_eq!(stage.heroku.releases("shop").len(), 2, "released once");
 }
 
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_is_interrupted_ends_with_130_and_goes_on_at_once() {
+    let stage = Stage::set().await;
+    let slug = stage.heroku.slug("shop", Slug::good());
+    let mut command = stage.command(RELEASE, &["shop", "--slug", &slug]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    while stage.heroku.releases("shop").len() < 2 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let id = child.id().unwrap().to_string();
+    assert!(std::process::Command::new("kill").args(["-INT", &id]).status().unwrap().success());
+    let output = child.wait_with_output().await.unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!((output.status.code(), said.contains("run it again")), (Some(130), true), "{said}");
+    let (status, said) = stage.run(RELEASE, &["shop", "--slug", &slug]).await;
+    assert_eq!((status, said.contains("it goes on from there")), (0, true), "{said}");
+    assert_eq!(stage.heroku.releases("shop").len(), 2, "released once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rollback_that_heroku_lets_fail_both_ways_ends_with_4() {
+    let stage = Stage::set().await;
+    // Its release phase fails whenever it runs again.
+    stage.heroku.app("shop", Slug::good().release_phase(Duration::from_millis(100)));
+    stage.heroku.fail_release_phases("shop", &[false, false]);
+    let slug = stage.heroku.slug("shop", Slug::that(Run::CrashAtBoot));
+    let (status, said) = stage.run(RELEASE, &["shop", "--slug", &slug]).await;
+    assert_eq!((status, said.contains("failed in its release phase: v2 still serves")), (4, true), "{said}");
+    let descriptions = stage.descriptions("shop");
+    assert_eq!(descriptions[2], "Rollback to v1");
+    assert!(descriptions[3].starts_with("Back to v1 by rollback ["), "{descriptions:?}");
+    assert_eq!(descriptions.len(), 4, "each way once");
+    assert!(std::fs::read_to_string(stage.file("report.md")).unwrap().contains("stuck"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn somebody_elses_release_ends_with_5_and_is_left_alone() {
+    let stage = Stage::set().await;
+    let slug = stage.heroku.slug("shop", Slug::good());
+    let args = ["shop", "--slug", &slug];
+    let run = stage.run(RELEASE, &args);
+    let meddle = async {
+        while stage.heroku.releases("shop").len() < 2 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        stage.heroku.set_config("shop", "FLAG", "hunter2");
+    };
+    let ((status, said), ()) = tokio::join!(run, meddle);
+    assert_eq!((status, said.contains("Set FLAG config vars")), (5, true), "{said}");
+    assert_eq!((stage.heroku.releases("shop").len(), stage.heroku.serving("shop")), (3, 3));
+}
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn the_token_is_read_from_the_netrc_file_where_the_environment_has_none() {
+    let stage = Stage::set().await;
+    let slug = stage.heroku.slug("shop", Slug::good());
+    let netrc =
+        format!("machine git.heroku.com\n  password no\nmachine api.heroku.com\n  password {}\n", Heroku::TOKEN);
+    std::fs::write(stage.file(".netrc"), netrc).unwrap();
+    let mut command = stage.command(RELEASE, &["shop", "--slug", &slug]);
+    let output = command.env_remove("HEROKU_API_KEY").env("HOME", stage.folder.path()).output().await.unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_promotion_goes_to_the_canary_and_then_to_the_rest() {
     let stage = Stage::set().await;

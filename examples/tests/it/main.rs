@@ -4,6 +4,10 @@
 mod backtest;
 #[cfg(feature = "heroku")]
 mod heroku;
+#[cfg(feature = "k8s")]
+mod k8s;
+#[cfg(feature = "aws")]
+mod lambda;
 mod proxy;
 mod quickstart;
 mod servers;

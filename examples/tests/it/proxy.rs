@@ -270,3 +270,28 @@ async fn the_error_rate_sees_what_users_see_and_the_probe_is_lied_to() {
     let probe = Probe::new(scene.admin()).judge(&window).await.unwrap();
     assert!(matches!(&probe, Verdict::Healthy(e) if e.summary.ends_with("200 as v2")), "{probe:?}");
 }
+
+#[tokio::test]
+async fn the_router_tells_prometheus_what_users_got_and_a_scrape_is_no_reason_to_stay() {
+    let mut scene = Scene::set("scraped", Build { failing: 20, ..Build::good("v2") }).await;
+    scene.reach(split(0)).await;
+    let scrape = async || {
+        let answer = http::get(scene.router.admin, "/metrics").await.unwrap();
+        String::from_utf8(answer.body().to_vec()).unwrap()
+    };
+    let text = scrape().await;
+    assert!(text.contains("shop_requests_total{release=\"v2\",outcome=\"failed\"} 0\n"), "from zero: {text}");
+    scene.hundred().await;
+    let text = scrape().await;
+    assert!(text.contains("shop_requests_total{release=\"v1\",outcome=\"ok\"} 100\n"), "{text}");
+    let scraping = async {
+        loop {
+            scrape().await;
+        }
+    };
+    tokio::select! {
+        () = scene.router.ended(Duration::from_millis(200)) => {}
+        () = scraping => {}
+        () = tokio::time::sleep(Duration::from_secs(30)) => panic!("it stays for a Prometheus"),
+    }
+}

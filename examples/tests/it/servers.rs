@@ -196,4 +196,12 @@ async fn a_comparison_with_the_baseline_takes_the_service_back() {
     assert!(evidence.facts["candidate"]["rate_at_all_times_95"][0].as_f64().unwrap() > 0.0, "{evidence:#?}");
     let report = Report::new(&outcome.rollout).markdown();
     assert!(report.contains(why), "{report}");
+
+    // The same judge, the same Prometheus: what is no worse goes through.
+    let plan = Plan::canary([50, 100], Duration::from_secs(2)).unwrap();
+    let good = NewRollout::new("shop", revision(&Build::good("v3")).unwrap(), plan).unwrap();
+    let outcome = soon("v3 is promoted", engine.start(good).await.unwrap().finished()).await;
+    assert_eq!(outcome.rollout.state, State::Promoted, "{outcome}");
+    let said = &outcome.rollout.gates[0].evidence.as_ref().unwrap().summary;
+    assert!(said.contains("nothing speaks against it"), "{said}");
 }

@@ -4,6 +4,9 @@
 
 #[path = "../../../rollback-core/tests/it/support/alertmanager.rs"]
 pub(crate) mod alertmanager;
+#[cfg(feature = "k8s")]
+#[path = "../../../rollback-k8s/tests/it/support/cluster.rs"]
+pub(crate) mod cluster;
 #[path = "../../../rollback-core/tests/it/support/prometheus.rs"]
 pub(crate) mod prometheus;
 #[path = "../../../rollback-core/tests/it/support/raw.rs"]

@@ -1,6 +1,6 @@
 //! Events as e-mail.
 
-use std::{error::Error as StdError, fmt, time::Duration};
+use std::{fmt, time::Duration};
 
 use async_trait::async_trait;
 use lettre::{
@@ -12,6 +12,8 @@ use lettre::{
     },
 };
 
+use rustls::pki_types::{CertificateDer, pem::PemObject as _};
+
 use super::{
     Listener, RolloutEvent, Tally, Tell,
     channel::{Channel, Courier},
@@ -19,13 +21,15 @@ use super::{
 use crate::{
     brief::{Brief, clipped, visible},
     error::{Error, ErrorKind, Result},
+    tls,
 };
 
 /// Sends events as e-mail, through one SMTP server, always over TLS.
 ///
 /// The subject says what happened to which target; the text says why, what serves now and what to do, and with the
 /// feature `report` it is the whole report as Markdown. A message is tried up to eight times within some minutes, on a
-/// thread of its own: a mail server that hangs delays no rollout. 256 messages may wait; [`Tally`] counts what does not
+/// thread of its own: a mail server that hangs delays no rollout. One that offers no TLS, or shows a certificate that we do
+/// not trust, is not tried again: the log says so at once. 256 messages may wait; [`Tally`] counts what does not
 /// leave. What the server has taken may still not arrive: mail is like that.
 ///
 /// ```no_run
@@ -96,6 +100,11 @@ impl Email {
     /// `Invalid` when there is no certificate in it.
     pub fn trust(mut self, pem: &[u8]) -> Result<Self> {
         let refused = "the authority to be trusted is not a certificate in PEM";
+        // Of a text without one lettre would make an authority that vouches for nobody.
+        let mut certificates = CertificateDer::pem_slice_iter(pem);
+        if !certificates.next().is_some_and(|first| first.is_ok()) {
+            return Err(Error::invalid(refused));
+        }
         let authority = Certificate::from_pem(pem).map_err(|e| Error::invalid(refused).because(e))?;
         self.0.courier.authorities.push(authority);
         Ok(self)
@@ -186,27 +195,25 @@ impl Courier for Mailer {
             Error::new(ErrorKind::Unavailable, format!("{} did not take a message in {WHOLE:?}", self.name))
         })?;
         sent.map(drop).map_err(|e| {
+            let untrusted = tls::is_untrusted(&e);
             let kind = if e.is_permanent() {
                 ErrorKind::Denied
-            } else if e.is_client() || e.is_tls() {
+            } else if e.is_client() || e.is_tls() || untrusted {
                 ErrorKind::Invalid
             } else {
                 ErrorKind::Unavailable
             };
             // Of its own words only the status: what a server says may quote what it was told.
             let why = e.status().map_or_else(|| cause(&e), |status| format!("status {status}"));
-            Error::new(kind, format!("{} took no message: {why}", self.name))
+            let remedy = if untrusted { "; say trust with the certificate of its authority" } else { "" };
+            Error::new(kind, format!("{} took no message: {why}{remedy}", self.name))
         })
     }
 }
 
 /// The innermost cause: the ones around it say "connection error".
 fn cause(error: &lettre::transport::smtp::Error) -> String {
-    let mut innermost: &dyn StdError = error;
-    while let Some(cause) = innermost.source() {
-        innermost = cause;
-    }
-    innermost.to_string()
+    tls::chain(error).last().map_or_else(|| error.to_string(), ToString::to_string)
 }
 
 fn mailbox(address: &str) -> Result<Mailbox> {

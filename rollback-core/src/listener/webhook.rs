@@ -28,7 +28,8 @@ use crate::{
 /// target, revisions, why, what serves now, what to do. Nothing sealed is in it.
 ///
 /// A message is tried up to eight times within some minutes: after a lost connection, a 5xx, a 408, 425 or 429, whose
-/// `Retry-After` is heeded up to a minute; any other status but 2xx is final. All of that happens on a thread of its
+/// `Retry-After` is heeded up to a minute; any other status but 2xx is final, and so is a certificate that we do not
+/// trust, of which the log tells at once. All of that happens on a thread of its
 /// own, so a receiver that hangs delays no rollout and no other listener. 256 messages may wait; [`Tally`] counts what
 /// does not arrive. A message may arrive twice: its `id` is the same then. Messages of one listener come in order.
 ///
@@ -147,7 +148,13 @@ impl Post {
             let signature = sign(key, &timestamp, body.as_bytes());
             request = request.header(Webhook::TIMESTAMP_HEADER, timestamp).header(Webhook::SIGNATURE_HEADER, signature);
         }
-        let answer = self.client.send(request.body(body)).await?;
+        let answer = self.client.send(request.body(body)).await.map_err(|failure| {
+            if failure.is_untrusted() {
+                let remedy = "say client with one that trusts its authority";
+                return Error::invalid(format!("{}; {remedy}", failure.message));
+            }
+            failure.into()
+        })?;
         if answer.status.is_success() {
             return Ok(());
         }

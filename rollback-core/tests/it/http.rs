@@ -20,11 +20,7 @@ use rollback_core::{
 };
 use tokio::io::AsyncWriteExt as _;
 
-use super::support::{
-    prometheus,
-    raw::{Raw, nobody, page},
-    tls::Secure,
-};
+use super::support::raw::{Raw, nobody, page};
 
 #[tokio::test]
 async fn a_good_answer_is_healthy_and_tells_what_it_was() {
@@ -37,19 +33,6 @@ async fn a_good_answer_is_healthy_and_tells_what_it_was() {
     assert_eq!(evidence.facts["urls"][0]["url"], server.url("/health"), "the query of an address may be a secret");
     assert!(server.heard()[0].starts_with("GET /health?token=hidden HTTP/1.1\r\n"));
     assert!(server.heard()[0].contains("user-agent: rollback-core/"));
-}
-
-#[tokio::test]
-async fn a_server_whose_certificate_nobody_vouches_for_is_no_data_and_a_client_that_does_is_answered() {
-    let Some(server) = Secure::start() else { return };
-    let gate = Http::new("health", &server.url()).unwrap();
-    let verdict = judge(&gate).await;
-    let evidence = verdict.evidence();
-    assert_eq!((verdict.standing(), &evidence.facts["urls"][0]["trouble"]), (Standing::Inconclusive, &"tls".into()));
-    assert!(evidence.summary.contains("no secure connection"), "{}", evidence.summary);
-
-    let verdict = judge(&gate.client(prometheus::client_that_trusts(&server.authority))).await;
-    assert_eq!(verdict.standing(), Standing::Healthy, "{}", verdict.evidence().summary);
 }
 
 #[tokio::test]

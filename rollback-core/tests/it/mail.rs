@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use crate::support::{
     self,
     events::{rolled_back, until},
+    logs,
 };
 
 /// A server, stopped when it is dropped.
@@ -110,22 +111,33 @@ fn a_report_is_mailed_over_tls_begun_either_way() {
 }
 
 #[test]
-fn a_server_that_speaks_no_tls_or_whose_authority_is_unknown_gets_no_mail_and_no_password() {
-    for how in ["none", "starttls", "tls"] {
+fn a_server_that_speaks_no_tls_or_whose_authority_is_unknown_gets_no_mail_and_no_password_and_that_is_told_at_once() {
+    logs::with("");
+    for (how, says) in [
+        ("none", "STARTTLS"),
+        ("starttls", "; say trust with the certificate"),
+        ("tls", "; say trust with the certificate"),
+    ] {
         let Some(server) = Smtp::start(how, 0) else { return };
         let email = if how == "tls" { server.email().tls_first().port(server.port) } else { server.email() };
         // Where there is no TLS the authority would not help; where there is, it is not trusted.
         let email = email.login("ops", "s3cr3t");
-        let tally = email.tally();
-        rolled_back("checkout").iter().for_each(|event| email.on(event));
+        let (tally, events) = (email.tally(), rolled_back("checkout"));
+        events.iter().for_each(|event| email.on(event));
+        // Well before the tries that other troubles get.
+        until("the mail is given up", || tally.given_up() == 1);
         drop(email);
-        assert_eq!((tally.delivered(), tally.given_up()), (0, 1), "{how}");
+        assert_eq!(tally.delivered(), 0, "{how}");
         assert_eq!(server.stop(), Vec::<Value>::new(), "{how}");
+        let lines = logs::with(&format!("rollout={}", events[0].rollout.id()));
+        assert!(lines.iter().any(|line| line.contains("given up") && line.contains(says)), "{lines:#?}");
+        assert!(!lines.iter().any(|line| line.contains("tried again")), "{lines:#?}");
     }
 }
 
 #[test]
 fn a_busy_server_is_tried_again_and_a_refusal_is_final() {
+    logs::with("");
     let Some(server) = Smtp::start("starttls", 2) else { return };
     let email = server.email().trust(server.authority.as_bytes()).unwrap();
     let tally = email.tally();
@@ -137,12 +149,17 @@ fn a_busy_server_is_tried_again_and_a_refusal_is_final() {
     assert_eq!((&said[0]["busy"], &said[1]["busy"]), (&Value::Bool(true), &Value::Bool(true)));
 
     let Some(server) = Smtp::start("starttls", 0) else { return };
-    let email = server.email().trust(server.authority.as_bytes()).unwrap().login("ops", "wrong");
+    let email = server.email().trust(server.authority.as_bytes()).unwrap().login("ops", "wr0ng-passw0rd");
     let tally = email.tally();
     rolled_back("checkout").iter().for_each(|event| email.on(event));
     until("the mail is given up", || tally.given_up() == 1);
     drop(email);
     assert_eq!(server.stop().len(), 1, "one login, refused");
+    // The server's refusal says the password back.
+    assert!(logs::with("given up").iter().any(|line| line.contains("took no message: status 535")));
+    for secret in ["s3cr3t", "wr0ng-passw0rd"] {
+        assert_eq!(logs::with(secret), [""; 0]);
+    }
 }
 
 #[test]

@@ -29,8 +29,27 @@ mod records;
 #[cfg(feature = "report")]
 mod reports;
 mod search;
+#[cfg(all(
+    feature = "alertmanager",
+    feature = "compare",
+    feature = "email",
+    feature = "http",
+    feature = "prometheus",
+    feature = "receiver",
+    feature = "report",
+    feature = "webhook"
+))]
+mod secrets;
 mod served;
 mod stores;
 mod support;
 mod sweeps;
+#[cfg(all(
+    feature = "alertmanager",
+    feature = "http",
+    feature = "prometheus",
+    feature = "receiver",
+    feature = "webhook"
+))]
+mod tls;
 mod transcripts;

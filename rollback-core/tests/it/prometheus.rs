@@ -487,7 +487,7 @@ async fn judge(gate: &Prometheus, window: &Window) -> Verdict {
 }
 
 /// A window that ends now and began a minute ago.
-fn live(candidate: &str) -> Window {
+pub(crate) fn live(candidate: &str) -> Window {
     let now = SystemClock.now();
     Window {
         candidate: RevisionId::try_from(candidate).unwrap(),

@@ -5,7 +5,7 @@ pub(crate) mod alertmanager;
 pub(crate) mod away;
 #[cfg(any(feature = "email", feature = "webhook"))]
 pub(crate) mod events;
-#[cfg(feature = "webhook")]
+#[cfg(any(feature = "email", feature = "webhook"))]
 pub(crate) mod logs;
 #[cfg(feature = "sql")]
 pub(crate) mod postgres;

@@ -6,8 +6,10 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use rollback_core::{
     Result,
+    backend::Readiness,
     gate::{Evidence, HealthGate, Verdict, Window},
-    model::GateName,
+    model::{Change, GateName},
+    plan::Plan,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -177,6 +179,21 @@ impl HealthGate for Dynos {
             (None, Some(_)) => Verdict::Inconclusive(evidence),
             (None, None) => Verdict::Healthy(evidence),
         })
+    }
+
+    /// Tells which dynos have crashed already. The candidate may be what mends them, so that is no reason to refuse it.
+    async fn preflight(&self, _change: &Change, _plan: &Plan) -> Result<Readiness> {
+        let fleet = self.app.site.fleet(&self.app.site.client).await?;
+        let crashed = fleet.dynos().iter().filter(|dyno| dyno.state == CRASHED);
+        let crashed: Vec<&str> = crashed.map(|dyno| dyno.name.as_str()).collect();
+        if crashed.is_empty() {
+            return Ok(Readiness::default());
+        }
+        Ok(Readiness::default().not_provable(format!(
+            "gate {}: {} crashed already; where the candidate does not mend that, it is brought back",
+            self.name,
+            crashed.join(", ")
+        )))
     }
 }
 

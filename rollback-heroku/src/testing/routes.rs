@@ -5,16 +5,20 @@ use std::collections::BTreeMap;
 use jiff::{SignedDuration, Timestamp};
 use rollback_core::web::reqwest::{
     Method, StatusCode,
-    header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, RANGE},
+    header::{ACCEPT, AUTHORIZATION, ETAG, HeaderMap, HeaderName, HeaderValue, IF_NONE_MATCH, RANGE},
 };
 use serde_json::{Map, Value, json};
+use sha2::{Digest as _, Sha256};
 
 use super::{
     Exchange, Fault, Heroku, Token,
     schema::SCHEMA,
     world::{App, Build, Dyno, Release, US, World},
 };
-use crate::client::{Answer, Request};
+use crate::{
+    candidate::hex,
+    client::{Answer, Request},
+};
 
 /// What a route says: a status, and JSON; and how to order it, where it is a list.
 struct Said {
@@ -109,7 +113,7 @@ impl World {
                 }
             }
         };
-        self.finish(said)
+        unless_known(request, self.finish(said))
     }
 
     fn broken(&mut self, why: String) -> Said {
@@ -509,6 +513,21 @@ impl Range {
         }
         Some(parsed)
     }
+}
+
+/// 304 and no body where the asker has this very answer, by its `ETag`.
+fn unless_known(request: &Request, mut answer: Answer) -> Answer {
+    if request.method != Method::GET || answer.status != StatusCode::OK {
+        return answer;
+    }
+    let digest: String = hex(&Sha256::digest(&answer.body)).chars().take(32).collect();
+    let tag = HeaderValue::try_from(format!("W/\"{digest}\"")).expect("plain text");
+    if request.headers.get(IF_NONE_MATCH) == Some(&tag) {
+        answer.status = StatusCode::NOT_MODIFIED;
+        answer.body.clear();
+    }
+    answer.headers.insert(ETAG, tag);
+    answer
 }
 
 fn is_api(request: &Request) -> bool {

@@ -14,10 +14,10 @@ use rollback_core::{
 };
 use tokio::net::TcpListener;
 
-use super::{Heroku, Serving};
+use super::{Serving, Wire};
 use crate::client::Request;
 
-pub(super) async fn serve(heroku: Heroku) -> Result<Serving> {
+pub(super) async fn serve(heroku: Wire) -> Result<Serving> {
     let failed = |e| Error::new(ErrorKind::Unavailable, "no port on loopback can be had").because(e);
     let listener = TcpListener::bind("127.0.0.1:0").await.map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
@@ -37,7 +37,7 @@ pub(super) async fn serve(heroku: Heroku) -> Result<Serving> {
     Ok(Serving { url, task })
 }
 
-async fn answer(State((heroku, base)): State<(Heroku, Url)>, asked: Asked) -> Response {
+async fn answer(State((heroku, base)): State<(Wire, Url)>, asked: Asked) -> Response {
     let (parts, body) = asked.into_parts();
     let body = to_bytes(body, 64 * 1024 * 1024).await.unwrap_or_else(|_| Bytes::new());
     let path = parts.uri.path_and_query().map_or("/", |it| it.as_str());

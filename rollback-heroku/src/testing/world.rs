@@ -21,6 +21,8 @@ pub(super) struct World {
     pub(super) lag: Duration,
     pub(super) boot: Duration,
     pub(super) builds_take: Duration,
+    pub(super) answers_take: Duration,
+    pub(super) uploads_take: Duration,
     pub(super) page: usize,
     pub(super) token: Token,
     pub(super) budget: (f64, Timestamp),
@@ -57,6 +59,8 @@ pub(super) struct App {
     pub(super) phases: VecDeque<bool>,
     pub(super) stage: Option<String>,
     pub(super) refuses_promotions: Option<String>,
+    /// What rollbacks put in place instead of what they are asked for.
+    pub(super) restores: Option<String>,
     pub(super) traffic: Vec<(Timestamp, Traffic)>,
     pub(super) logs: Vec<(Timestamp, String)>,
 }
@@ -148,6 +152,8 @@ impl World {
             lag: Duration::ZERO,
             boot: BOOT,
             builds_take: BUILD,
+            answers_take: Duration::ZERO,
+            uploads_take: Duration::ZERO,
             page: 1000,
             token: Token::Good,
             budget: (BUDGET, now),
@@ -217,6 +223,7 @@ impl World {
             phases: VecDeque::new(),
             stage: None,
             refuses_promotions: None,
+            restores: None,
             traffic: Vec::new(),
             logs: Vec::new(),
         };
@@ -373,7 +380,8 @@ impl World {
     pub(super) fn restore(&mut self, app: &str, version: u64, user: &'static str) -> u64 {
         let now = self.now();
         let old = self.release_mut(app, version).clone();
-        let new = self.release(app, old.slug, old.image, format!("Rollback to v{version}"), user, now);
+        let slug = self.app_mut(app).restores.clone().or(old.slug);
+        let new = self.release(app, slug, old.image, format!("Rollback to v{version}"), user, now);
         self.release_mut(app, new).config = old.config;
         new
     }

@@ -1,9 +1,14 @@
 //! The backend of an app: conformance, sweeps, and what is special about Heroku.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use rollback_core::{
+    ErrorKind,
     backend::DeploymentBackend as _,
+    gate::{self, Evidence, Verdict},
     model::{Goal, Progress, Revision, Weight},
     state::{Cause, State},
     testing::backend::{self, Bench as _, Driver, Outcome},
@@ -15,7 +20,7 @@ use rollback_heroku::{
 
 use crate::{
     support::{Shop, a_slug, a_source, an_image},
-    sweeps::roll_out,
+    sweeps::{roll_out, roll_out_by},
 };
 
 /// Every promise is kept, or skipped for a reason that Heroku explains.
@@ -94,6 +99,18 @@ async fn a_rollback_whose_release_phase_fails_goes_on_by_code_only_where_that_wa
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_rollback_that_puts_another_slug_in_place_is_not_taken_for_one() {
+    let shop = Shop::new(a_slug);
+    shop.reset().await;
+    let another = shop.heroku.slug("shop", Slug::good());
+    shop.heroku.restores_another("shop", &another);
+    let rollout = roll_out(&shop, true).await.rollout;
+    let State::Stuck { why, .. } = &rollout.state else { panic!("{rollout}") };
+    assert!(why.as_str().contains(&format!("v3, which was to bring v1 back, runs slug:{another} instead of")), "{why}");
+    assert_eq!(shop.heroku.releases("shop").len(), 3, "one rollback, not two");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_rollback_waits_for_the_candidates_release_phase_which_nobody_can_call_back() {
     let shop = Shop::new(a_migration);
     shop.reset().await;
@@ -154,6 +171,52 @@ async fn with_preboot_neither_way_has_arrived_while_old_dynos_serve_unlisted() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn with_preboot_no_gate_judges_the_candidate_before_users_reach_it() {
+    let shop = Shop::new(a_slug);
+    shop.reset().await;
+    shop.heroku.preboot("shop", true);
+    let judged = Arc::new(Mutex::new(Vec::new()));
+    let (heroku, seen) = (shop.heroku.clone(), Arc::clone(&judged));
+    let gate = gate::from_fn("errors", move |window| {
+        seen.lock().unwrap().push((window.weight, heroku.serving("shop")));
+        let evidence = Evidence::new(window.now, "as users see it");
+        std::future::ready(Ok(if window.weight == Weight::ALL {
+            Verdict::Unhealthy(evidence)
+        } else {
+            Verdict::Inconclusive(evidence)
+        }))
+    });
+    let rollout = roll_out_by(&shop, gate.unwrap()).await.rollout;
+    assert!(matches!(rollout.state, State::RolledBack { cause: Cause::Unhealthy { .. } }), "{rollout}");
+    let judged = judged.lock().unwrap();
+    assert!(judged.iter().any(|(weight, _)| *weight == Weight::ALL), "{judged:?}");
+    for (weight, serving) in judged.iter() {
+        assert!(*weight == Weight::NONE || *serving == 2, "{judged:?}");
+    }
+    assert_eq!(shop.heroku.serving("shop"), 3, "it ended while v2 served still");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_app_in_which_two_releases_serve_has_no_baseline() {
+    let shop = Shop::new(a_slug);
+    shop.reset().await;
+    shop.heroku.preboot("shop", true);
+    let slug = shop.heroku.slug("shop", Slug::good());
+    shop.heroku.somebody_releases("shop", &slug);
+    let error = shop.backend().baseline().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Mixed);
+    assert!(error.chain().contains("preboot is on"), "{}", error.chain());
+    tokio::time::sleep(Duration::from_secs(180)).await;
+    assert_eq!(shop.backend().baseline().await.unwrap().id.as_str(), format!("slug:{slug}"));
+
+    let slow = shop.heroku.slug("shop", Slug::good().release_phase(Duration::from_secs(60)));
+    shop.heroku.somebody_releases("shop", &slow);
+    let error = shop.backend().baseline().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Mixed);
+    assert!(error.chain().contains("between v2 and v3, which is pending"), "{}", error.chain());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_candidate_whose_every_dyno_crashes_fails_at_once() {
     let shop = Shop::new(|heroku| {
         heroku.app("shop", Slug::good());
@@ -184,7 +247,7 @@ async fn somebody_elses_release_in_between_is_drift_and_is_left_alone() {
     let releases = shop.heroku.releases("shop").len();
     // A call that was decided before it came is refused, whatever it wants.
     let late = driver.save(Goal::Baseline, &"v2".parse().unwrap());
-    assert_eq!(driver.send(&late).await.unwrap_err().kind(), rollback_core::ErrorKind::Conflict);
+    assert_eq!(driver.send(&late).await.unwrap_err().kind(), ErrorKind::Conflict);
     assert_eq!(shop.heroku.releases("shop").len(), releases);
 }
 
@@ -215,6 +278,10 @@ async fn a_full_rollback_brings_the_config_back_and_code_only_leaves_it() {
         let mut driver = Driver::new(&shop).await;
         driver.drive(Goal::Candidate).await;
         shop.heroku.set_config_quietly("shop", "FLAG", "on");
+        let look = driver.look(Goal::Baseline).await;
+        let told =
+            look.not_restored.iter().any(|note| note.as_str().starts_with("the config var FLAG, which is newer"));
+        assert_eq!(told, !code_only, "{:?}", look.not_restored);
         driver.drive(Goal::Baseline).await;
         assert_eq!(shop.heroku.config("shop", "FLAG"), value, "code only: {code_only}");
     }
@@ -259,7 +326,7 @@ async fn the_last_requests_of_the_budget_are_kept_for_the_rollback() {
     let _ = look(Goal::Candidate).await;
     let before = shop.heroku.exchanges().len();
     let error = look(Goal::Candidate).await.unwrap_err();
-    assert_eq!(error.kind(), rollback_core::ErrorKind::Throttled);
+    assert_eq!(error.kind(), ErrorKind::Throttled);
     assert!(error.chain().contains("200 are kept for a rollback"), "{}", error.chain());
     assert!(error.retry_after().is_some());
     assert_eq!(shop.heroku.exchanges().len(), before, "nothing was sent");

@@ -5,9 +5,11 @@ use std::time::Duration;
 use rollback_core::{
     ErrorKind,
     backend::{DeploymentBackend as _, Readiness},
+    engine::{Engine, NewRollout, Target},
     model::{Change, Revision, RolloutId, TargetId},
-    plan::Plan,
+    plan::{Deadlines, Plan},
     state::{Cause, State},
+    store::Memory,
     testing::backend::Bench as _,
 };
 use rollback_heroku::{
@@ -56,6 +58,30 @@ async fn a_good_app_is_ready_and_says_what_a_rollback_does_not_bring_back() {
     for what in ["databases", "add-ons", "preboot is on: going back takes 3 more minutes"] {
         assert!(says(&ready.not_restored, what), "{what}: {ready:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_plan_that_gives_release_phases_less_than_they_may_take_is_told_so() {
+    let shop = Shop::new(|heroku| {
+        heroku.app("shop", Slug::good().release_phase(Duration::from_secs(1)));
+        let slug = heroku.slug("shop", Slug::good().release_phase(Duration::from_secs(55 * 60)));
+        revision(Candidate::slug(&slug))
+    });
+    shop.reset().await;
+    let ready = proved(&shop, shop.candidate()).await;
+    assert!(says(&ready.not_provable, "the plan gives a shift 15 and a rollback 60 minutes"), "{ready:?}");
+    assert!(says(&ready.not_restored, "runs again on the way back"), "{ready:?}");
+
+    let hours = |n: u64| Duration::from_secs(3600 * n);
+    let deadlines = Deadlines { shift: hours(2), roll_back: hours(3), ..Deadlines::default() };
+    let plan = Plan::all_at_once(Duration::from_secs(60)).unwrap().with_deadlines(deadlines).unwrap();
+    let engine = Engine::builder(Memory::new()).clock(shop.heroku.clock()).build().unwrap();
+    engine.register(Target::new("shop", shop.backend()).unwrap()).unwrap();
+    let new = NewRollout::new("shop", shop.candidate(), plan).unwrap();
+    let rollout = engine.start(new).await.unwrap().finished().await.rollout;
+    assert_eq!(rollout.state, State::Promoted, "a release phase of 55 minutes is waited for: {rollout}");
+    assert!(!says(&rollout.readiness.not_provable, "release phases"), "{rollout}");
+    assert_eq!(shop.heroku.releases("shop").len(), 2);
 }
 
 #[tokio::test(start_paused = true)]

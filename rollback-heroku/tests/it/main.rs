@@ -2,10 +2,12 @@
 
 mod app;
 mod bad_input;
+mod client;
 mod gates;
 mod promotion;
 mod real;
 mod schema;
+mod secrets;
 mod support;
 mod sweeps;
 mod webhook;

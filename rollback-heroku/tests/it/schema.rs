@@ -3,19 +3,28 @@
 use rollback_core::backend::DeploymentBackend as _;
 use rollback_core::web::reqwest::{Method, Url, header::HeaderMap};
 use rollback_heroku::{
-    App,
-    client::{Request, Transport as _},
+    App, Client,
+    client::{self, Request, Transport as _},
     testing::{Heroku, Slug},
 };
 use serde_json::{Value, json};
 
 async fn ask(heroku: &Heroku, method: Method, path: &str, body: Option<Value>) -> u16 {
-    let mut headers = HeaderMap::new();
+    answer(heroku, method, path, body, HeaderMap::new()).await.status.as_u16()
+}
+
+async fn answer(
+    heroku: &Heroku,
+    method: Method,
+    path: &str,
+    body: Option<Value>,
+    mut headers: HeaderMap,
+) -> client::Answer {
     headers.insert("authorization", format!("Bearer {}", Heroku::TOKEN).parse().unwrap());
     headers.insert("accept", "application/vnd.heroku+json; version=3".parse().unwrap());
     let url = Url::parse(&format!("https://api.heroku.com{path}")).unwrap();
     let body = body.map(|body| body.to_string().into_bytes()).unwrap_or_default();
-    heroku.send(Request { method, url, headers, body, within: Default::default() }).await.unwrap().status.as_u16()
+    heroku.send(Request { method, url, headers, body, within: Default::default() }).await.unwrap()
 }
 
 #[tokio::test]
@@ -75,6 +84,47 @@ async fn one_wrong_field_in_an_answer_is_found_out() {
 async fn what_broke_the_schema_fails_the_test_that_it_happened_in() {
     let heroku = Heroku::new();
     ask(&heroku, Method::GET, "/apps/shop/rollback", None).await;
+}
+
+#[tokio::test]
+#[should_panic(expected = "the schema was broken")]
+async fn what_a_task_broke_that_outlives_the_test_fails_it_too() {
+    let heroku = Heroku::new();
+    heroku.app("shop", Slug::good());
+    heroku.corrupt("release", "version", json!("2"));
+    let shop = App::new(&heroku.client(), "shop").unwrap();
+    let (told, hear) = tokio::sync::oneshot::channel();
+    tokio::spawn(async move {
+        drop(shop.baseline().await);
+        let _ = told.send(());
+        std::future::pending::<()>().await;
+        drop(shop);
+    });
+    hear.await.unwrap();
+}
+
+#[tokio::test]
+#[should_panic(expected = "the schema was broken")]
+async fn what_a_program_broke_over_the_socket_fails_the_test_too() {
+    let heroku = Heroku::new();
+    heroku.app("shop", Slug::good());
+    heroku.corrupt("release", "version", json!("2"));
+    let serving = heroku.serve().await.unwrap();
+    let client = Client::new(Heroku::TOKEN).unwrap().api_url(serving.url()).unwrap();
+    drop(App::new(&client, "shop").unwrap().baseline().await);
+}
+
+#[tokio::test]
+async fn an_answer_that_the_asker_has_is_not_sent_again() {
+    let heroku = Heroku::new();
+    heroku.app("shop", Slug::good());
+    let asked = async |headers| answer(&heroku, Method::GET, "/apps/shop/releases", None, headers).await;
+    let first = asked(HeaderMap::new()).await;
+    let known = || HeaderMap::from_iter([("if-none-match".parse().unwrap(), first.headers["etag"].clone())]);
+    let again = asked(known()).await;
+    assert_eq!((first.status.as_u16(), again.status.as_u16(), again.body.len()), (200, 304, 0));
+    heroku.set_config("shop", "FLAG", "on");
+    assert_eq!(asked(known()).await.status.as_u16(), 200);
 }
 
 #[tokio::test]

@@ -22,15 +22,22 @@ pub(crate) struct Shop {
     pub(crate) heroku: Heroku,
     pub(crate) make: Make,
     pub(crate) app: fn(App) -> App,
+    /// Whether each reset looks back and finds at most one release of the candidate, and one of the baseline.
+    once: bool,
 }
 
 impl Shop {
     pub(crate) fn new(make: Make) -> Self {
-        Self { heroku: Heroku::new(), make, app: |app| app }
+        Self { heroku: Heroku::new(), make, app: |app| app, once: false }
     }
 
     pub(crate) fn app(mut self, app: fn(App) -> App) -> Self {
         self.app = app;
+        self
+    }
+
+    pub(crate) const fn once(mut self) -> Self {
+        self.once = true;
         self
     }
 
@@ -65,9 +72,21 @@ pub(crate) fn an_image(heroku: &Heroku) -> Revision {
     Candidate::image("web", &id).and_then(Candidate::revision).expect("a good image")
 }
 
+/// How many releases put the candidate in place, and how many brought the baseline back.
+pub(crate) fn released(heroku: &Heroku, app: &str) -> (usize, usize) {
+    let releases = heroku.releases(app);
+    let back = |text: &str| text.starts_with("Rollback to") || text.contains("/baseline]");
+    let back = releases.iter().skip(1).filter(|(_, _, text, _)| back(text)).count();
+    (releases.len() - 1 - back, back)
+}
+
 #[async_trait]
 impl Bench for Shop {
     async fn reset(&self) {
+        if self.once && self.heroku.has("shop") {
+            let (forth, back) = released(&self.heroku, "shop");
+            assert!(forth <= 1 && back <= 1, "released more than once: {:#?}", self.heroku.releases("shop"));
+        }
         self.heroku.clear();
         (self.make)(&self.heroku);
     }

@@ -2,9 +2,10 @@
 //!
 //! The rules are those of `kubectl rollout status` (`rollout_status.go`). The gaps: a paused Deployment never gets
 //! anywhere and kubectl waits for ever; `ReplicaFailure` is told at once and kubectl does not look; a StatefulSet or
-//! DaemonSet that is updated only when its pods are deleted never converges by itself; and a StatefulSet whose template is
-//! put back half way has one revision again at once, which kubectl takes for the end while pods of the other template still
-//! serve (observed on 1.20), so its updated pods are counted in any case.
+//! DaemonSet that is updated only when its pods are deleted never converges by itself; no pods prove nothing; and a
+//! StatefulSet is done when its pods are of the template *and* its revisions are one. kubectl looks at one of the two, by
+//! whether a partition is written: by the revisions alone a template that was put back half way is done at once, while pods
+//! of the other one still serve.
 
 use serde_json::Value;
 
@@ -211,7 +212,7 @@ mod tests {
                 json!({"observedGeneration": 2, "readyReplicas": 2, "updatedReplicas": 1, "currentRevision": "a", "updateRevision": "b"}),
                 "working: 1 of 2 pods are of the template",
             ),
-            // Put back half way: kubectl calls this complete.
+            // Put back half way: the revisions are one again at once (observed on 1.20).
             (
                 json!({"observedGeneration": 2, "readyReplicas": 2, "updatedReplicas": 1, "currentRevision": "a", "updateRevision": "a"}),
                 "working: 1 of 2 pods are of the template",

@@ -1,8 +1,15 @@
-//! Backends, gates and store, on an API server in memory and on a real one.
+//! Backends, gates and store, on an API server in memory and on a real one, and over a line that is ill.
 
+mod gates;
+mod kubectl;
+mod line;
 mod pair;
+mod place;
 mod real;
+mod replicas;
+mod rollouts;
 mod route;
 mod service;
+mod store;
 mod support;
 mod workload;

@@ -1,14 +1,17 @@
 //! What only real controllers show: the conformance suite on them, and how kubectl's rules deceive.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use kube::config::{KubeConfigOptions, Kubeconfig};
 use rollback_core::{
+    ErrorKind,
     backend::DeploymentBackend,
     model::{Attempt, Change, Goal, Nonce, Progress, Revision, RolloutId, Serial, TargetId},
+    plan::Plan,
     testing::backend::{self, Bench, Driver, Outcome},
 };
-use rollback_k8s::{Workload, workload::Kind};
+use rollback_k8s::{Client, Workload, workload::Kind};
 use serde_json::{Value, json};
 
 use crate::support::cluster::{self, Namespace, bad, deployment, good};
@@ -141,8 +144,8 @@ async fn a_real_daemon_set_keeps_every_promise() {
     keeps_every_promise(Kind::DaemonSet).await;
 }
 
-/// `kubectl rollout status` calls it done as soon as all pods are ready, whichever template they are of: going back makes
-/// the update revision the current one again at once.
+/// Going back makes the update revision the current one again at once: by its revisions alone it would be done as soon as
+/// all pods are ready, whichever template they are of.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stateful_set_that_goes_back_half_way_is_not_back_while_pods_of_the_candidate_serve() {
     let Some(real) = Real::new(Kind::StatefulSet).await else { return };
@@ -186,27 +189,12 @@ async fn a_deadline_that_passed_for_the_candidate_is_no_failure_of_the_way_back(
     converged(&space, Kind::Deployment).await;
     let web = workload(&space, Kind::Deployment);
     for round in 0..5 {
-        let target = TargetId::try_from("web").unwrap();
-        let candidate = web.images([("web", bad())]).await.unwrap();
-        let baseline = web.baseline().await.unwrap();
-        let change = Change { rollout: RolloutId::fresh(&target), target, baseline, candidate };
-        let attempt = |goal: Goal, version, serial| Attempt {
-            nonce: Nonce::new(&change.rollout, Serial(serial), goal),
-            goal,
-            version,
-            at: "2026-01-01T00:00:00Z".parse().unwrap(),
-        };
-        let version = web.observe(&change, Goal::Candidate, None).await.unwrap().version;
-        web.shift(&change, Goal::Candidate, &attempt(Goal::Candidate, version, 1)).await.unwrap();
-        let failed = loop {
-            let look = web.observe(&change, Goal::Candidate, None).await.unwrap();
-            if let Progress::Failed(why) = &look.progress {
-                assert!(why.as_str().contains("progress deadline"), "{why}");
-                break look;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        };
-        web.shift(&change, Goal::Baseline, &attempt(Goal::Baseline, failed.version, 2)).await.unwrap();
+        let change = change(&web, bad()).await;
+        shift(&web, &change, Goal::Candidate, 1).await;
+        let passed =
+            |progress: &Progress| matches!(progress, Progress::Failed(why) if why.as_str().contains("deadline"));
+        until(&web, &change, Goal::Candidate, "the deadline passes", passed).await;
+        shift(&web, &change, Goal::Baseline, 2).await;
         loop {
             let look = web.observe(&change, Goal::Baseline, None).await.unwrap();
             assert!(!matches!(look.progress, Progress::Failed(_)), "round {round}: {:?}", look.progress);
@@ -215,4 +203,103 @@ async fn a_deadline_that_passed_for_the_candidate_is_no_failure_of_the_way_back(
             }
         }
     }
+}
+
+/// One shift towards this goal, with what was looked at for it.
+async fn shift(web: &Workload, change: &Change, goal: Goal, serial: u64) {
+    let version = web.observe(change, goal, None).await.unwrap().version;
+    let nonce = Nonce::new(&change.rollout, Serial(serial), goal);
+    let attempt = Attempt { nonce, goal, version, at: "2026-01-01T00:00:00Z".parse().unwrap() };
+    web.shift(change, goal, &attempt).await.unwrap();
+}
+
+async fn change(web: &Workload, image: String) -> Change {
+    let target = TargetId::try_from("web").unwrap();
+    let (baseline, candidate) = (web.baseline().await.unwrap(), web.images([("web", image)]).await.unwrap());
+    Change { rollout: RolloutId::fresh(&target), target, baseline, candidate }
+}
+
+/// Looks until this is what a look says.
+async fn until(web: &Workload, change: &Change, goal: Goal, what: &str, is: impl Fn(&Progress) -> bool) {
+    let mut seen = None;
+    for _ in 0..600 {
+        let progress = web.observe(change, goal, None).await.unwrap().progress;
+        if is(&progress) {
+            return;
+        }
+        seen = Some(progress);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("waited in vain until {what}: {seen:?}");
+}
+
+/// Its controller waits for a pod of the candidate that never becomes ready, whatever the template says by then
+/// (kubernetes/kubernetes#67250).
+#[tokio::test(flavor = "multi_thread")]
+async fn the_pod_that_holds_up_the_way_back_of_a_stateful_set_is_deleted_when_that_is_allowed() {
+    let Some(space) = cluster::namespace().await else { return };
+    space.apply(&manifest(Kind::StatefulSet));
+    converged(&space, Kind::StatefulSet).await;
+    let web = workload(&space, Kind::StatefulSet);
+    let change = change(&web, bad()).await;
+    shift(&web, &change, Goal::Candidate, 1).await;
+    let crashes = || {
+        let waits = "jsonpath={.items[*].status.containerStatuses[*].state.waiting.reason}";
+        space.kubectl(&["get", "pods", "-lapp=web", "-o", waits]).contains("CrashLoopBackOff")
+    };
+    while !crashes() {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    shift(&web, &change, Goal::Baseline, 2).await;
+    let seen =
+        |progress: &Progress| matches!(progress, Progress::Underway(why) if why.as_str().contains("1 of 2 pods"));
+    until(&web, &change, Goal::Baseline, "the template is back and the pod is not", seen).await;
+    assert!(images(&space).contains(&bad()), "nothing was allowed to delete the pod");
+
+    let web = web.delete_stuck_pods();
+    let due = |progress: &Progress| matches!(progress, Progress::Due(effect) if effect.as_str() == "delete pod web-1");
+    until(&web, &change, Goal::Baseline, "the pod is due", due).await;
+    shift(&web, &change, Goal::Baseline, 3).await;
+    until(&web, &change, Goal::Baseline, "it is back", |progress| *progress == Progress::Reached).await;
+    assert!(!images(&space).contains(&bad()));
+}
+
+/// The printed Role is enough for a whole rollout and the way back, and without it the missing rights are named.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_printed_role_is_enough_and_what_is_missing_is_named() {
+    let Some(space) = cluster::namespace().await else { return };
+    let plan = Plan::all_at_once(Duration::from_secs(1)).unwrap();
+    for kind in [Kind::Deployment, Kind::StatefulSet, Kind::DaemonSet] {
+        space.apply(&manifest(kind));
+        converged(&space, kind).await;
+        let known = change(&workload(&space, kind), good(2)).await;
+
+        let user = format!("tool-of-{}", name(kind));
+        let client = impersonated(space.kubeconfig(), &user).await;
+        let web = Workload::new(&client, kind, &space.name, "web").unwrap().delete_stuck_pods();
+        assert_eq!(web.baseline().await.unwrap_err().kind(), ErrorKind::Denied);
+        let found = web.preflight(&known, &plan).await.unwrap();
+        let refused = format!("{:?}", found.refused);
+        assert!(refused.contains("get") && refused.contains(&format!("{}s", name(kind))), "{refused}");
+
+        let role = web.role(&user).unwrap();
+        assert!(space.run(&["apply", "-f", "-"], Some(&role)).status.success(), "{role}");
+        space.kubectl(&["create", "rolebinding", &user, &format!("--role={user}"), &format!("--user={user}")]);
+        let found = web.preflight(&known, &plan).await.unwrap();
+        assert!(found.refused.is_empty() && found.no_way_back.is_empty(), "{found:?}");
+        for (serial, goal) in [(1, Goal::Candidate), (2, Goal::Baseline)] {
+            shift(&web, &known, goal, serial).await;
+            until(&web, &known, goal, "it is there", |progress| *progress == Progress::Reached).await;
+        }
+        // Three of one name would share their pods' labels.
+        space.kubectl(&["delete", &format!("{}/web", name(kind)), "--cascade=foreground"]);
+    }
+}
+
+/// As a user who was granted nothing yet.
+async fn impersonated(kubeconfig: &Path, user: &str) -> Client {
+    let file = Kubeconfig::read_from(kubeconfig).unwrap();
+    let mut config = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.unwrap();
+    config.auth_info.impersonate = Some(user.into());
+    Client::from_kube(kube::Client::try_from(config).unwrap())
 }

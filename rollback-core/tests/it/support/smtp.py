@@ -40,7 +40,7 @@ def authenticate(server, session, envelope, mechanism, data):
     if data.login == b"ops" and data.password == b"s3cr3t":
         return AuthResult(success=True, auth_data=data)
     say({"refused": data.login.decode()})
-    return AuthResult(success=False, handled=False)
+    return AuthResult(success=False, handled=False, message=f"535 5.7.8 {data.password.decode()} is wrong")
 
 
 def talk():

@@ -2,10 +2,20 @@
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader},
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
+    sync::Arc,
 };
+
+use rustls::{
+    ServerConfig,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+};
+use tokio::{
+    io::copy_bidirectional,
+    net::{TcpListener, TcpStream},
+};
+use tokio_rustls::TlsAcceptor;
 
 /// A certificate for `localhost`, signed by itself; it as PEM.
 pub(crate) fn certify(certificate: &Path, key: &Path) -> Result<String, String> {
@@ -26,44 +36,53 @@ pub(crate) fn certify(certificate: &Path, key: &Path) -> Result<String, String> 
     }
 }
 
-/// OpenSSL's own server, which answers every GET with a page about the connection.
+/// Speaks TLS in front of a server that does not, under the name `localhost`.
 pub(crate) struct Secure {
     port: u16,
     /// Its certificate, as PEM.
     pub(crate) authority: String,
-    process: Child,
-    _folder: tempfile::TempDir,
+    task: tokio::task::JoinHandle<()>,
 }
 
 impl Secure {
-    /// Nothing where there is no OpenSSL, which was said.
-    pub(crate) fn start() -> Option<Self> {
+    /// In front of the server at this address: `http://127.0.0.1:9090`. Nothing where there is no OpenSSL, which was said.
+    pub(crate) async fn before(url: &str) -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
         let (certificate, key) = (folder.path().join("certificate.pem"), folder.path().join("key.pem"));
         let authority = certify(&certificate, &key).inspect_err(|why| super::skip("openssl", why)).ok()?;
-        let mut process = Command::new("openssl")
-            .args(["s_server", "-www", "-accept", "127.0.0.1:0", "-cert"])
-            .arg(certificate)
-            .arg("-key")
-            .arg(key)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
+        let chain = CertificateDer::pem_slice_iter(authority.as_bytes()).collect::<Result<_, _>>().unwrap();
+        let ring = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ServerConfig::builder_with_provider(ring)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(chain, PrivateKeyDer::from_pem_file(key).unwrap())
             .unwrap();
-        let said = BufReader::new(process.stdout.take().unwrap());
-        let port =
-            said.lines().find_map(|line| line.unwrap().strip_prefix("ACCEPT ")?.rsplit_once(':')?.1.parse().ok());
-        Some(Self { port: port.expect("the server says where it listens"), authority, process, _folder: folder })
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let behind = url.trim_start_matches("http://").trim_end_matches('/').to_owned();
+        let task = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (acceptor, behind) = (acceptor.clone(), behind.clone());
+                tokio::spawn(async move {
+                    // Who does not trust us goes away, which is what the tests want to see.
+                    let Ok(mut stream) = acceptor.accept(stream).await else { return };
+                    let mut plain = TcpStream::connect(behind).await.unwrap();
+                    drop(copy_bidirectional(&mut stream, &mut plain).await);
+                });
+            }
+        });
+        Some(Self { port, authority, task })
     }
 
-    pub(crate) fn url(&self) -> String {
-        format!("https://localhost:{}/", self.port)
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("https://localhost:{}{path}", self.port)
     }
 }
 
 impl Drop for Secure {
     fn drop(&mut self) {
-        drop(self.process.kill());
-        drop(self.process.wait());
+        self.task.abort();
     }
 }

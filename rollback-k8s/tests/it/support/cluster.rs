@@ -79,7 +79,7 @@ impl Cluster {
         let [etcd, peers, api, controllers] = &*ports else { return Err("there are no free ports".into()) };
         let mut own = Command::new("bash")
             .args(["-c", SCRIPT])
-            .env("SCRIPTS", Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kubernetes"))
+            .env("SCRIPTS", Path::new(env!("CARGO_MANIFEST_DIR")).join("../rollback-k8s/tests/kubernetes"))
             .env("K8S_BIN", programs)
             .envs([("ETCD_PORT", etcd), ("ETCD_PEER_PORT", peers), ("API_PORT", api), ("KCM_PORT", controllers)])
             .env("FAKE_KUBELET_ARGS", "--ready-delay 0.4 --terminate-delay 0.2 --crash-interval 1")
@@ -108,6 +108,11 @@ impl Drop for Cluster {
 }
 
 impl Namespace {
+    /// Where its server is.
+    pub(crate) fn kubeconfig(&self) -> &Path {
+        &self.cluster.kubeconfig
+    }
+
     /// Runs kubectl in it, which must succeed, and gives what it printed.
     pub(crate) fn kubectl(&self, args: &[&str]) -> String {
         let out = self.run(args, None);

@@ -1,0 +1,96 @@
+"""Drives a server by boto3 through the exchanges of the table, and checks each raw answer against AWS's own models.
+
+    python run.py ENDPOINT SERVICE…      one line of JSON an exchange, on standard output
+
+A line says what came (`outcome`: ok, or the error's code), what was shown of it, whether that is what the table wants
+(`as_wanted`), and what is wrong with the answer by AWS's models (`faults`).
+"""
+
+import importlib
+import json
+import sys
+import time
+
+import boto3
+import botocore.model
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+import strict
+
+
+def clients(endpoint, service, protocol):
+    """A client as everybody has it, and one that sends bad input without a look."""
+    if protocol:
+        botocore.model.PRIORITY_ORDERED_SUPPORTED_PROTOCOLS = (protocol, "json", "rest-json", "query")
+    made = []
+    for checks in (True, False):
+        config = Config(retries={"total_max_attempts": 1}, parameter_validation=checks, read_timeout=20)
+        made.append(boto3.client(
+            service, endpoint_url=endpoint, region_name="us-east-1", aws_access_key_id="AKIDBOTO3",
+            aws_secret_access_key="not-a-secret", config=config,
+        ))
+    return made
+
+
+def main(endpoint, services):
+    for service in services:
+        service, _, protocol = service.partition("/")
+        table = importlib.import_module(f"table_{service}")
+        good, careless = clients(endpoint, service, protocol)
+        seen = []
+        for client in (good, careless):
+            strict.attach(client, lambda operation, faults: seen.append((operation, faults)))
+        kept = {}
+        for step in table.STEPS:
+            seen.clear()
+            client = careless if step.get("careless") else good
+            answer, outcome = call(client, step, kept)
+            wanted = step.get("wants", "ok")
+            shown = {name: answer.get(name) for name in step.get("shows", {})}
+            for name, member in step.get("keeps", {}).items():
+                kept[name] = answer.get(member)
+            print(json.dumps({
+                "step": step["step"],
+                "operations": sorted({operation for operation, _ in seen}),
+                "outcome": outcome,
+                "shown": shown,
+                "as_wanted": outcome == wanted and shown == fill(step.get("shows", {}), kept),
+                "wanted": wanted,
+                "faults": sorted({fault for _, faults in seen for fault in faults}),
+            }, default=str), flush=True)
+
+
+def call(client, step, kept):
+    """Calls once; or, where the table waits for something, until it is there or ten seconds are over."""
+    until = step.get("until", {})
+    over = time.monotonic() + 10
+    while True:
+        try:
+            answer = getattr(client, step["call"])(**fill(step.get("with", {}), kept))
+        except ClientError as e:
+            return {}, e.response["Error"].get("Code") or "an error without a code"
+        except BotoCoreError as e:
+            return {}, f"{type(e).__name__}: {e}"
+        except Exception as e:  # boto3 stumbles over what no model has: that is a finding, not the end of the run.
+            return {}, f"boto3 cannot read the answer: {type(e).__name__}"
+        if all(answer.get(name) == value for name, value in until.items()):
+            return answer, "ok"
+        if time.monotonic() > over:
+            return answer, "waited in vain"
+        time.sleep(0.1)
+
+
+def fill(value, kept):
+    """Puts what was kept of earlier answers in place of its name: `{"RevisionId": "<revision>"}`."""
+    if isinstance(value, dict):
+        return {name: fill(member, kept) for name, member in value.items()}
+    if isinstance(value, list):
+        return [fill(member, kept) for member in value]
+    if isinstance(value, str) and value.startswith("<") and value.endswith(">"):
+        return kept.get(value[1:-1])
+    return value
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2:])
