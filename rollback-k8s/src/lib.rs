@@ -8,6 +8,7 @@ mod error;
 pub mod gate;
 mod mark;
 mod object;
+pub mod pair;
 pub mod route;
 pub mod service;
 pub mod store;
@@ -16,4 +17,6 @@ pub mod testing;
 mod watch;
 pub mod workload;
 
-pub use self::{client::Client, route::HttpRoute, service::ServiceSwitch, watch::Watches, workload::Workload};
+pub use self::{
+    client::Client, pair::CanaryPair, route::HttpRoute, service::ServiceSwitch, watch::Watches, workload::Workload,
+};

@@ -3,6 +3,7 @@
 mod gates;
 mod kubectl;
 mod line;
+mod pair;
 mod place;
 mod real;
 mod replicas;

@@ -164,8 +164,8 @@ async fn what_is_not_ours_in_a_route_stays_as_it_was() {
 
 #[tokio::test(start_paused = true)]
 async fn what_speaks_against_a_route_is_said_before_anything_changes() {
-    type Change = fn(&Cluster);
-    let cases: [(Change, &str); 9] = [
+    type Case = (fn(&Cluster), &'static str);
+    let cases: [Case; 9] = [
         (|cluster| cluster.delete("services", "shop-green"), "shop-green not found (status 404"),
         (
             |cluster| drop(cluster.put(&pod("shop-green", false))),
@@ -258,6 +258,7 @@ async fn somebody_who_sets_the_weights_back_by_hand_is_not_overruled() {
     let scene = Scene::new();
     let rolling = tokio::spawn(roll_out(scene.route(), scene.candidate(), None, Duration::from_secs(20)));
     while scene.weights() != (json!(50), json!(50)) {
+        assert!(!rolling.is_finished());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let mut object = scene.cluster.get("httproutes", "shop").unwrap();
@@ -274,6 +275,7 @@ async fn a_service_of_the_candidate_that_goes_away_sends_the_requests_back() {
     let scene = Scene::new();
     let rolling = tokio::spawn(roll_out(scene.route(), scene.candidate(), None, Duration::from_secs(20)));
     while scene.weights() != (json!(50), json!(50)) {
+        assert!(!rolling.is_finished());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     scene.cluster.delete("services", "shop-green");

@@ -126,8 +126,8 @@ const BAKE: Duration = Duration::from_secs(1);
 
 #[tokio::test(start_paused = true)]
 async fn what_speaks_against_a_switch_is_said_before_anything_changes() {
-    type Change = fn(&Cluster);
-    let cases: [(Change, &str); 6] = [
+    type Case = (fn(&Cluster), &'static str);
+    let cases: [Case; 6] = [
         (|cluster| drop(cluster.put(&pod("green", false))), "no pod of the candidate is ready (app=shop, color=green)"),
         (|cluster| cluster.delete("pods", "shop-blue-1"), "no pod of the baseline is ready (app=shop, color=blue)"),
         (|cluster| cluster.deny("patch", "services"), "may not patch services in namespace default"),
@@ -157,6 +157,7 @@ async fn the_preview_shows_the_candidate_before_users_see_it_and_is_given_back()
     let scene = Scene::new().await;
     let rolling = tokio::spawn(roll_out(switch(&scene.cluster), scene.candidate(), false, Duration::from_secs(20)));
     while scene.color("shop-preview") != "green" {
+        assert!(!rolling.is_finished());
         assert_eq!(scene.color("shop"), "blue");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -171,6 +172,7 @@ async fn a_service_is_not_switched_to_pods_that_are_not_ready() {
     let scene = Scene::new().await;
     let rolling = tokio::spawn(roll_out(switch(&scene.cluster), scene.candidate(), true, Duration::from_secs(20)));
     while scene.color("shop-preview") != "green" {
+        assert!(!rolling.is_finished());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     scene.cluster.put(&pod("green", false));
