@@ -17,8 +17,9 @@ use serde_json::{Value, json};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
-    let account = Account::from_env().await?;
-    let responder = Arc::new(configured(&account, &env::var("RULES")?, &env::var("TOPICS").unwrap_or_default())?);
+    let account = Account::from_env().await.map_err(|e| e.chain())?;
+    let [rules, topics] = ["RULES", "TOPICS"].map(|name| env::var(name).unwrap_or_default());
+    let responder = Arc::new(configured(&account, &rules, &topics).map_err(|e| e.chain())?);
     lambda_runtime::run(service_fn(move |event: LambdaEvent<Value>| {
         let responder = Arc::clone(&responder);
         async move {

@@ -10,6 +10,8 @@ mod k8s;
 mod lambda;
 mod proxy;
 mod quickstart;
+#[cfg(feature = "aws-responder")]
+mod responder;
 mod servers;
 mod support;
 #[cfg(feature = "heroku")]
