@@ -241,7 +241,8 @@ impl Client {
         self
     }
 
-    /// With so many bytes of an answer read, and no more.
+    /// With so many bytes of an answer read, and no more. Of 0 the answer is its status and its headers: its body is not
+    /// waited for.
     #[must_use]
     pub const fn limit(mut self, bytes: usize) -> Self {
         self.limit = bytes;
@@ -319,7 +320,9 @@ impl Client {
         *heard = Some(0);
         let mut body = Vec::new();
         let mut cut = false;
-        while let Some(chunk) = response.chunk().await.map_err(|e| Failure::of(e, shown))? {
+        while self.limit > 0
+            && let Some(chunk) = response.chunk().await.map_err(|e| Failure::of(e, shown))?
+        {
             let room = self.limit - body.len();
             body.extend_from_slice(&chunk[..chunk.len().min(room)]);
             *heard = Some(body.len());

@@ -122,8 +122,9 @@ pub(super) struct Post {
 impl Post {
     pub(super) fn new(url: &str) -> Result<Self> {
         let url = web::address(url).map_err(|e| e.during("the address of a webhook cannot be used"))?;
-        // The path of such an address is often the password.
-        let client = Client::new()?.hide_path().timeout(TIMEOUT).limit(64 * 1024);
+        // The path of such an address is often the password. And a message whose taking was said has been taken, however
+        // long or slow the rest of the answer is: it must not come twice for that.
+        let client = Client::new()?.hide_path().timeout(TIMEOUT).limit(0);
         let name = client.shown(&url);
         Ok(Self { url, client, name, key: None })
     }

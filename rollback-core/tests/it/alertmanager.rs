@@ -19,7 +19,7 @@ use rollback_core::{
 use serde_json::{Value, json};
 
 use crate::{
-    http::{change, drip, plan, window},
+    http::{change, plan, window},
     support::{
         alertmanager::{self, Server},
         prometheus,
@@ -320,7 +320,7 @@ async fn a_server_that_is_away_or_never_answers_is_no_data() {
         tokio::time::sleep(Duration::from_secs(60)).await;
         drop(stream);
     });
-    let (silent, drip) = (silent.await, drip().await);
+    let (silent, drip) = (silent.await, Raw::drip().await);
     for (url, says) in [(silent.url(""), "gave no answer in 300ms"), (drip.url(""), "did not end it in 300ms")] {
         let error = asking(&url).judge(&window).await.unwrap_err();
         assert!(error.to_string().contains(says), "{error}");

@@ -47,7 +47,7 @@ async fn what_went_wrong_is_told_apart() {
     let strange = Raw::bytes("SSH-2.0-OpenSSH_9.2p1 Debian\r\n").await;
     let broken = Raw::page("500 Internal Server Error", "", "it broke").await;
     let plain = Raw::bytes("HTTP/1.1 400 Bad Request\r\n\r\n").await;
-    let drip = drip().await;
+    let drip = Raw::drip().await;
     let closed = nobody().await;
     for (url, trouble, says, words) in [
         (closed.clone(), "refused", Standing::Unhealthy, "refuses connections"),
@@ -303,18 +303,6 @@ fn addresses_that_hold_a_password_are_refused_without_it() {
     for url in ["ftp://example.org/", "example.org", "", "http://"] {
         assert!(Http::new("health", url).is_err(), "{url}");
     }
-}
-
-/// Begins an answer and never ends it.
-pub(crate) async fn drip() -> Raw {
-    Raw::new(|_, mut stream| async move {
-        let mut next = "HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n".to_owned();
-        while stream.write_all(next.as_bytes()).await.is_ok() {
-            next = " ".into();
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await
 }
 
 pub(crate) const SECRET: &str = "s3cr3t-t0k3n";

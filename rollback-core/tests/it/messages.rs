@@ -20,6 +20,7 @@ use crate::support::{
     self,
     events::{rolled_back, until},
     logs,
+    raw::Raw,
 };
 
 /// What somebody posted, and when.
@@ -301,6 +302,22 @@ fn a_receiver_that_hangs_holds_nobody_up_and_what_does_not_fit_is_counted() {
     assert_eq!((tally.dropped(), tally.delivered(), tally.given_up()), (300 - 256, 0, 0));
     drop(hook);
     assert_eq!(tally.dropped() + tally.given_up(), 301, "each message is accounted for: {tally:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_was_taken_is_not_sent_again_for_an_answer_that_is_long_or_slow() {
+    let huge = "x".repeat(10_000_000);
+    for receiver in
+        [Raw::page("200 OK", "", &huge).await, Raw::drip().await, Raw::page("404 Not Found", "", &huge).await]
+    {
+        let hook = Webhook::new(&receiver.url("")).unwrap();
+        let tally = hook.tally();
+        // It waits for what is under way when it is dropped.
+        let sent = tokio::task::spawn_blocking(move || hook.on(&rolled_back("checkout")[0]));
+        sent.await.unwrap();
+        let heard = receiver.heard();
+        assert_eq!((heard.len(), tally.delivered() + tally.given_up()), (1, 1), "{tally:?}");
+    }
 }
 
 #[test]

@@ -17,7 +17,7 @@ use rollback_core::{
 use tokio::io::AsyncWriteExt as _;
 
 use super::{
-    http::{SECRET, Token, change, drip, plan, window},
+    http::{SECRET, Token, change, plan, window},
     support::{
         prometheus::{gone, saying, server},
         raw::{Raw, page},
@@ -110,7 +110,7 @@ async fn a_server_that_does_not_answer_is_no_data() {
         std::future::pending::<()>().await;
     })
     .await;
-    let drip = drip().await;
+    let drip = Raw::drip().await;
     for (url, why) in [
         (gone().await, "refuses connections"),
         (silent.url(""), "gave no answer in 200ms"),

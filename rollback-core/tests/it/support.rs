@@ -11,7 +11,7 @@ pub(crate) mod logs;
 pub(crate) mod postgres;
 #[cfg(all(feature = "http", feature = "prometheus"))]
 pub(crate) mod prometheus;
-#[cfg(all(feature = "http", feature = "prometheus"))]
+#[cfg(any(feature = "webhook", all(feature = "http", feature = "prometheus")))]
 pub(crate) mod raw;
 pub(crate) mod scene;
 #[cfg(any(feature = "email", feature = "sql", feature = "webhook", all(feature = "http", feature = "prometheus")))]

@@ -63,6 +63,18 @@ impl Raw {
         Self::bytes(page(status, headers, body)).await
     }
 
+    /// A server that begins a good answer and says a byte of it every now and then, for ever.
+    pub(crate) async fn drip() -> Self {
+        Self::new(|_, mut stream| async move {
+            let mut next = "HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n".to_owned();
+            while stream.write_all(next.as_bytes()).await.is_ok() {
+                next = " ".into();
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        })
+        .await
+    }
+
     pub(crate) fn url(&self, path: &str) -> String {
         format!("http://127.0.0.1:{}{path}", self.port)
     }
