@@ -74,6 +74,12 @@ impl Account {
         aws_sdk_lambda::Client::new(&self.sdk)
     }
 
+    /// A client for CloudWatch Logs.
+    #[cfg(feature = "logs")]
+    pub fn logs(&self) -> aws_sdk_cloudwatchlogs::Client {
+        aws_sdk_cloudwatchlogs::Client::new(&self.sdk)
+    }
+
     /// A client for CloudWatch.
     #[cfg(feature = "cloudwatch")]
     pub fn cloudwatch(&self) -> aws_sdk_cloudwatch::Client {

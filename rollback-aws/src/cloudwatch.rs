@@ -29,6 +29,8 @@
 
 mod alarms;
 mod gate;
+#[cfg(feature = "logs")]
+mod log;
 mod metric;
 mod set;
 
@@ -37,6 +39,8 @@ use rollback_core::{
     model::{Change, RevisionId, TargetId},
 };
 
+#[cfg(feature = "logs")]
+pub use self::log::LogLines;
 #[cfg(feature = "compare")]
 pub use self::metric::Counts;
 pub use self::{
@@ -52,10 +56,17 @@ pub const DESCRIBE_ALARMS: Permission = Permission::new("cloudwatch:DescribeAlar
 /// To read metrics.
 pub const GET_METRIC_DATA: Permission = Permission::new("cloudwatch:GetMetricData", "read metrics");
 
+/// To read log groups.
+#[cfg(feature = "logs")]
+pub const FILTER_LOG_EVENTS: Permission = Permission::new("logs:FilterLogEvents", "read the last lines of a log group");
+
 /// What an [`AlarmGate`] without [`AlarmGate::traffic`] needs.
 pub const LOOK: &[Permission] = &[DESCRIBE_ALARMS];
 /// What a [`MetricGate`] needs, and an [`AlarmGate`] with [`AlarmGate::traffic`] besides [`LOOK`].
 pub const MEASURE: &[Permission] = &[GET_METRIC_DATA];
+/// What an [`AlarmGate`] with [`AlarmGate::with_log_lines`] needs besides.
+#[cfg(feature = "logs")]
+pub const EXPLAIN: &[Permission] = &[FILTER_LOG_EVENTS];
 /// What an [`AlarmSet`] needs.
 pub const KEEP: &[Permission] = &[
     DESCRIBE_ALARMS,

@@ -32,6 +32,7 @@ pub mod clock;
 pub mod cloudwatch;
 pub mod fault;
 pub mod lambda;
+pub mod logs;
 mod metric;
 mod server;
 mod wire;
@@ -74,6 +75,7 @@ pub struct Simulator {
 struct World {
     lambda: lambda::Room,
     cloudwatch: cloudwatch::Room,
+    logs: logs::Room,
     /// Access keys whose credentials have expired.
     expired: BTreeSet<String>,
     /// Actions that no policy allows, as in `lambda:UpdateAlias`.
@@ -100,6 +102,7 @@ impl Simulator {
         let world = World {
             lambda: lambda::Room::new(region, clock.now()),
             cloudwatch: cloudwatch::Room::new(region, clock.now()),
+            logs: logs::Room::default(),
             expired: BTreeSet::new(),
             denied: BTreeSet::new(),
             checks_clocks: false,
@@ -198,6 +201,11 @@ impl Simulator {
         cloudwatch::Hands(self)
     }
 
+    /// Log groups, without an HTTP call.
+    pub const fn logs(&self) -> logs::Hands<'_> {
+        logs::Hands(self)
+    }
+
     /// From then on this alarm fires, whatever its metrics say; an alarm that is not there is made.
     pub fn alarm_at(&self, name: &str, at: Timestamp) {
         if self.cloudwatch().state(name).is_none() {
@@ -253,6 +261,7 @@ impl Simulator {
         let answer = match called.service {
             Service::Lambda => world.lambda(called, request, now),
             Service::CloudWatch => world.cloudwatch.answer(called, request, now),
+            Service::Logs => world.logs.answer(&called.operation, request),
         };
         answer.unwrap_or_else(|refusal| called.refuse(&refusal))
     }

@@ -42,6 +42,8 @@ pub struct AlarmGate {
     preexisting: Preexisting,
     lag: Duration,
     traffic: Option<(Metric, f64)>,
+    #[cfg(feature = "logs")]
+    log: Option<super::LogLines>,
 }
 
 #[derive(Debug)]
@@ -96,6 +98,8 @@ impl AlarmGate {
             preexisting: Preexisting::default(),
             lag: Duration::from_secs(120),
             traffic: None,
+            #[cfg(feature = "logs")]
+            log: None,
         })
     }
 
@@ -119,6 +123,15 @@ impl AlarmGate {
     #[must_use]
     pub fn traffic(mut self, metric: Metric, at_least: f64) -> Self {
         self.traffic = Some((metric, at_least));
+        self
+    }
+
+    /// Puts the last lines of a log group into the evidence of a verdict that is unhealthy, as its fact `log`. Off by
+    /// default, for logs may hold what is private.
+    #[cfg(feature = "logs")]
+    #[must_use]
+    pub fn with_log_lines(mut self, lines: super::LogLines) -> Self {
+        self.log = Some(lines);
         self
     }
 
@@ -245,7 +258,16 @@ impl HealthGate for AlarmGate {
         };
         if !new.is_empty() {
             let why = format!("{} fire: {}", count(new.len()), list(&new));
-            return Ok(Verdict::Unhealthy(evidence(window.now, why, &remember)));
+            let evidence = evidence(window.now, why, &remember);
+            #[cfg(feature = "logs")]
+            let evidence = match &self.log {
+                None => evidence,
+                Some(log) => match log.read(Names::of(window), window.since, window.now).await {
+                    None => evidence,
+                    Some(lines) => evidence.fact("log", lines),
+                },
+            };
+            return Ok(Verdict::Unhealthy(evidence));
         }
         let no_data = |why: String, memory: &Memory| {
             let until = window.last.as_ref().map_or(window.since, |last| last.until);
@@ -359,6 +381,10 @@ impl HealthGate for AlarmGate {
             let ago = now.checked_sub(SignedDuration::from_mins(5)).unwrap_or(now);
             let answer = metric::sum(self.alarms.client(), metric, Names::of_change(change), ago, now).await;
             GET_METRIC_DATA.prove(&mut ready, answer)?;
+        }
+        #[cfg(feature = "logs")]
+        if let Some(log) = &self.log {
+            log.prove(Names::of_change(change), &mut ready).await.map_err(|e| e.during(&gate))?;
         }
         let says = format!("{gate}: {} fire already: {}", count(firing.len()), list(&firing));
         Ok(match &self.preexisting {

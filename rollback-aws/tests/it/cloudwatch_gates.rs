@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use jiff::SignedDuration;
 use rollback_aws::{
-    cloudwatch::{AlarmGate, Alarms, Bound, Metric, MetricGate, Preexisting},
+    cloudwatch::{AlarmGate, Alarms, Bound, LogLines, Metric, MetricGate, Preexisting},
     lambda::Alias,
     testing::{
         Simulator,
@@ -449,4 +449,70 @@ async fn an_alarm_on_the_candidates_errors_brings_the_alias_back() {
     let took = back.duration_since(fired.at);
     println!("alarm to alias written back: {took}");
     assert!(took <= SignedDuration::from_secs(21), "{took}: an interval of the alarms, and one of the gate");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_lines_of_a_log_group_explain_an_alarm_and_hold_up_nobody() {
+    let aws = Simulator::new();
+    aws.cloudwatch().alarm("errors");
+    let group = "/aws/lambda/checkout";
+    let begun = aws.clock().now();
+    aws.logs().say(group, "2/one", begun, "ERROR of the time before");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let mut window = window(&aws);
+    let lines = LogLines::of(&aws.account(), group).expect("a name").filter("?ERROR").streams("{{candidate}}/").most(2);
+    let gate = AlarmGate::new("alarms", &Alarms::new(&aws.account()), ["errors"]).expect("it is good");
+    let gate = gate.with_log_lines(lines);
+    assert_eq!(judge(&gate, &aws, &mut window).await.standing(), Healthy);
+
+    let says = |stream: &str, text: &str| aws.logs().say(group, stream, aws.clock().now(), text);
+    says("2/one", "ERROR one");
+    says("1/one", "ERROR of the baseline");
+    says("2/one", "INFO all is well");
+    says("2/two", "ERROR two\nwith a second line");
+    says("2/one", &format!("ERROR three {}", "x".repeat(400)));
+    aws.alarm_at("errors", aws.clock().now());
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    let verdict = judge(&gate, &aws, &mut window).await;
+    assert_eq!(verdict.standing(), Unhealthy);
+    let log = verdict.evidence().facts.get("log").expect("an explanation").as_str().expect("text").to_owned();
+    let told: Vec<&str> = log.lines().collect();
+    assert_eq!((told.len(), told[0]), (2, "ERROR two with a second line"), "{log}");
+    assert!(told[1].starts_with("ERROR three xxx") && told[1].ends_with("x…") && told[1].len() < 310, "{log}");
+
+    // It may not be told, or not in time: the verdict is the same.
+    aws.deny("logs:FilterLogEvents");
+    let verdict = judge(&gate, &aws, &mut window).await;
+    let log = verdict.evidence().facts.get("log").expect("why there is none").to_string();
+    assert!(verdict.standing() == Unhealthy && log.contains("logs:FilterLogEvents"), "{log}");
+    aws.fault(Fault::of("logs:FilterLogEvents", Trouble::DelayAnswer(Duration::from_secs(8))));
+    let before = tokio::time::Instant::now();
+    let verdict = judge(&gate, &aws, &mut window).await;
+    assert_eq!((verdict.standing(), verdict.evidence().facts.get("log")), (Unhealthy, None));
+    assert!(before.elapsed() < Duration::from_secs(2), "{:?}", before.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_group_that_cannot_be_read_is_found_before_the_start() {
+    let aws = Simulator::new();
+    aws.cloudwatch().alarm("errors");
+    aws.logs().say("/aws/lambda/checkout", "2/one", aws.clock().now(), "ERROR");
+    let plan = Plan::all_at_once(Duration::from_secs(600)).expect("a plan");
+    let ready = async |group: &str, filter: &str| {
+        let lines = LogLines::of(&aws.account(), group).expect("a name").filter(filter);
+        let gate = AlarmGate::new("alarms", &Alarms::new(&aws.account()), ["errors"]).expect("it is good");
+        let ready = gate.with_log_lines(lines).preflight(&change(), &plan).await.expect("it could be looked at");
+        ready.refused.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    };
+    assert_eq!(ready("/aws/lambda/checkout", "?ERROR").await, "");
+    let said = ready("/aws/lambda/misspelt", "").await;
+    assert!(said.contains("reading the log group /aws/lambda/misspelt: there is no such thing"), "{said}");
+    let said = ready("/aws/lambda/checkout", "\"unended").await;
+    assert!(said.contains("Invalid filter pattern"), "{said}");
+    aws.deny("logs:FilterLogEvents");
+    let said = ready("/aws/lambda/checkout", "").await;
+    assert!(said.contains("allow logs:FilterLogEvents to this caller"), "{said}");
+    for name in ["", &"x".repeat(513)] {
+        assert_eq!(LogLines::of(&aws.account(), name).expect_err("no name").kind(), ErrorKind::Invalid);
+    }
 }
