@@ -664,6 +664,20 @@ async fn an_effect_that_stays_due_though_it_is_accepted_is_asked_for_at_a_pace()
     assert!(asked.elapsed() > MINUTE / 2, "40 restarts within {:?}", asked.elapsed());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_target_that_others_write_to_is_given_time() {
+    let (scene, fake) = (Scene::new(), Fake::new("v1", "v2"));
+    scene.target(checkout(&fake));
+    // As somebody who writes to it for some seconds, always between our look and our call.
+    let begun = tokio::time::Instant::now();
+    for call in 0..7 {
+        fake.fault(call, Fault::Fail(ErrorKind::Conflict));
+    }
+    let handle = scene.start(Plan::all_at_once(MINUTE).unwrap()).await;
+    until(&handle, "baking").await;
+    assert!(begun.elapsed() > Duration::from_secs(3), "8 calls within {:?}", begun.elapsed());
+}
+
 /// Another process takes the rollout up, without a word to the one that drives it.
 async fn snatch(scene: &Scene, id: &RolloutId) {
     loop {

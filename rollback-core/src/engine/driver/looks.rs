@@ -227,7 +227,9 @@ impl Driver {
             return self.feed(Event::Failed(Note::new(e.chain())), wall);
         }
         self.turned_away = matches!(e.kind(), ErrorKind::Throttled | ErrorKind::Denied);
-        let pause = if e.kind() == ErrorKind::Conflict { Duration::ZERO } else { self.wait(&e) };
+        // The first may be for a look that was old. After that somebody is at it, who should get to the end of it.
+        let first = self.rollout.tries.as_ref().is_none_or(|tries| tries.count == 1);
+        let pause = if e.kind() == ErrorKind::Conflict && first { Duration::ZERO } else { self.wait(&e) };
         self.look_at = Some(now + pause);
     }
 }
