@@ -30,6 +30,7 @@
 mod client;
 pub mod clock;
 pub mod cloudwatch;
+pub mod codedeploy;
 pub mod fault;
 pub mod lambda;
 mod metric;
@@ -74,6 +75,7 @@ pub struct Simulator {
 struct World {
     lambda: lambda::Room,
     cloudwatch: cloudwatch::Room,
+    codedeploy: codedeploy::Room,
     /// Access keys whose credentials have expired.
     expired: BTreeSet<String>,
     /// Actions that no policy allows, as in `lambda:UpdateAlias`.
@@ -100,6 +102,7 @@ impl Simulator {
         let world = World {
             lambda: lambda::Room::new(region, clock.now()),
             cloudwatch: cloudwatch::Room::new(region, clock.now()),
+            codedeploy: codedeploy::Room::new(region),
             expired: BTreeSet::new(),
             denied: BTreeSet::new(),
             checks_clocks: false,
@@ -198,6 +201,11 @@ impl Simulator {
         cloudwatch::Hands(self)
     }
 
+    /// Applications, deployment groups and deployments, without an HTTP call.
+    pub const fn codedeploy(&self) -> codedeploy::Hands<'_> {
+        codedeploy::Hands(self)
+    }
+
     /// From then on this alarm fires, whatever its metrics say; an alarm that is not there is made.
     pub fn alarm_at(&self, name: &str, at: Timestamp) {
         if self.cloudwatch().state(name).is_none() {
@@ -253,6 +261,7 @@ impl Simulator {
         let answer = match called.service {
             Service::Lambda => world.lambda(called, request, now),
             Service::CloudWatch => world.cloudwatch.answer(called, request, now),
+            Service::CodeDeploy => world.codedeploy.answer(called, request, now),
         };
         answer.unwrap_or_else(|refusal| called.refuse(&refusal))
     }
@@ -299,16 +308,18 @@ impl World {
     /// Lets everything happen that was to happen until now, minute by minute, so that what one service makes of a minute
     /// reaches the others in order.
     fn catch_up(&mut self, now: Timestamp) {
-        while let Some(minute) = self.lambda.next_minute(now) {
-            for datum in self.lambda.pass(minute) {
-                self.cloudwatch.record(datum);
-            }
-            self.cloudwatch.pass(minute);
+        while let Some(next) = self.lambda.next_minute(now).into_iter().chain(self.codedeploy.next(now)).min() {
+            self.pass(next);
         }
-        for datum in self.lambda.pass(now) {
+        self.pass(now);
+    }
+
+    fn pass(&mut self, until: Timestamp) {
+        for datum in self.lambda.pass(until) {
             self.cloudwatch.record(datum);
         }
-        self.cloudwatch.pass(now);
+        self.cloudwatch.pass(until);
+        self.codedeploy.pass(until, &self.cloudwatch);
     }
 
     fn lambda(

@@ -5,13 +5,14 @@ use http::{Request, Response, StatusCode, header::CONTENT_TYPE};
 use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
 use serde_json::json;
 
-use super::{cloudwatch, lambda};
+use super::{cloudwatch, codedeploy, lambda};
 
 /// A service that has a room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Service {
     Lambda,
     CloudWatch,
+    CodeDeploy,
 }
 
 /// How a service writes what it says.
@@ -21,6 +22,8 @@ pub(super) enum Protocol {
     RestJson,
     /// JSON with the operation in a header, as CloudWatch by boto3 (1.0).
     Json10,
+    /// The same, older: CodeDeploy (1.1).
+    Json11,
     /// CBOR with the operation in the path, as CloudWatch by the Rust SDK.
     Cbor,
 }
@@ -36,7 +39,7 @@ pub(super) struct Called {
 
 /// The room that a request is for.
 pub(super) fn route(request: &Request<Bytes>) -> Option<Called> {
-    lambda::route(request).or_else(|| cloudwatch::route(request))
+    lambda::route(request).or_else(|| cloudwatch::route(request)).or_else(|| codedeploy::route(request))
 }
 
 impl Called {
@@ -45,6 +48,7 @@ impl Called {
         let service = match self.service {
             Service::Lambda => "lambda",
             Service::CloudWatch => "cloudwatch",
+            Service::CodeDeploy => "codedeploy",
         };
         // The one operation of these whose action has another name.
         let action = if self.operation == "Invoke" { "InvokeFunction" } else { &self.operation };
@@ -56,6 +60,7 @@ impl Called {
         match self.protocol {
             Protocol::RestJson => lambda::refuse(refusal),
             Protocol::Json10 | Protocol::Cbor => cloudwatch::refuse(self, refusal),
+            Protocol::Json11 => refuse_json_1_1(refusal),
         }
     }
 
@@ -63,7 +68,7 @@ impl Called {
     pub(super) fn throttling(&self) -> Refusal {
         match self.service {
             Service::Lambda => Refusal::new(429, "TooManyRequestsException", "Rate exceeded"),
-            Service::CloudWatch => Refusal::new(400, "ThrottlingException", "Rate exceeded"),
+            Service::CloudWatch | Service::CodeDeploy => Refusal::new(400, "ThrottlingException", "Rate exceeded"),
         }
     }
 }
@@ -105,11 +110,24 @@ impl<'a> Signed<'a> {
     }
 }
 
+/// The operation of a JSON 1.1 request to the service with this prefix, as `CodeDeploy_20141006.`.
+pub(super) fn json_1_1(request: &Request<Bytes>, prefix: &str) -> Option<String> {
+    request.headers().get("x-amz-target")?.to_str().ok()?.strip_prefix(prefix).map(str::to_owned)
+}
+
+/// An error as services of JSON 1.1 write it: the code in the body.
+fn refuse_json_1_1(refusal: &Refusal) -> Response<Bytes> {
+    json_answer(refusal.status, JSON_1_1, &json!({ "__type": refusal.code, "message": refusal.message }))
+}
+
+/// The type of JSON 1.1.
+pub(super) const JSON_1_1: &str = "application/x-amz-json-1.1";
+
 /// What a request gets that is for no room.
 pub(super) fn nobody(request: &Request<Bytes>) -> Response<Bytes> {
     let said =
         json!({ "__type": "UnknownOperationException", "message": format!("no room for {}", request.uri().path()) });
-    json_answer(404, "application/x-amz-json-1.1", &said)
+    json_answer(404, JSON_1_1, &said)
 }
 
 /// A page of HTML, as something between client and service gives it.
