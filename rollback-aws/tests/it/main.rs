@@ -4,6 +4,7 @@ mod boto3;
 mod cloudwatch_gates;
 mod cloudwatch_room;
 mod cloudwatch_set;
+mod codedeploy_group;
 mod frame;
 mod lambda_alias;
 mod lambda_publish;
