@@ -362,11 +362,11 @@ impl Group {
         // While the newest runs no other can begin: CodeDeploy allows one at a time in a group.
         let running = self.known().running.clone();
         if let Some(id) = running {
-            let newest = self.poller.get(&id, fresh).await?;
-            if newest.is_active() {
-                return self.with_cause(newest, None).await;
+            match self.poller.get(&id, fresh).await {
+                Ok(newest) if newest.is_active() => return self.with_cause(newest, None).await,
+                Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
+                _ => self.known().running = None,
             }
-            self.known().running = None;
         }
         if !fresh
             && let Some((at, found)) = &self.known().rest

@@ -124,6 +124,12 @@ impl Poller {
         let answer = call.send().await.map_err(|e| sorted(format_args!("reading deployment {id}"), e))?;
         let due = sent + self.pause();
         let mut board = self.board();
+        for id in &ids {
+            // What is not in the answer is not there.
+            if let Some(line) = board.get_mut(id.as_str()) {
+                line.read = None;
+            }
+        }
         for found in answer.deployments_info().iter().filter_map(Deployment::read) {
             let found = Arc::new(found);
             if let Some(line) = board.get_mut(found.id.as_str()) {

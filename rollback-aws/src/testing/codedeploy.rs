@@ -276,8 +276,12 @@ impl Room {
         let error = match it.platform {
             Platform::Ecs | Platform::Lambda => ("HOOK_EXECUTION_FAILURE", format!("The {name} hook failed: {why}.")),
             _ => {
-                let failed = it.targets.iter().filter(|target| target.status == "Failed").count();
-                if it.targets.len() - failed >= it.healthy_least {
+                let count = |status: &str| it.targets.iter().filter(|target| target.status == status).count();
+                let healthy = it.targets.len() - count("Failed");
+                // The next one can be taken only while enough stay healthy; the last one's failure is borne (user guide,
+                // instances-health).
+                let goes_on = count("Pending") == 0 || healthy > it.healthy_least;
+                if it.platform == Platform::InPlace && goes_on {
                     return;
                 }
                 let why = "The overall deployment failed because too many individual instances failed deployment, too few \
@@ -526,7 +530,6 @@ fn blue_green(it: &mut Deployment, group: &Group, back: Option<&Deployment>, pla
     let fresh = |n: usize| format!("i-{}{n:02}", it.id.trim_start_matches("d-").to_ascii_lowercase());
     let greens: Vec<String> = (1..=blues).map(fresh).collect();
     it.targets.extend(greens.iter().map(|id| target(id, Some("Green"), &green_events, now)));
-    it.healthy_least = it.targets.len();
     plan.then(20 * SECOND, Step::Status("InProgress"));
     let green = blues..2 * blues;
     for event in INSTALL {

@@ -5,6 +5,7 @@ mod cloudwatch_gates;
 mod cloudwatch_room;
 mod cloudwatch_set;
 mod codedeploy_group;
+mod codedeploy_room;
 mod frame;
 mod lambda_alias;
 mod lambda_publish;

@@ -49,6 +49,9 @@ impl Room {
             "PutLifecycleEventHookExecutionStatus" => self.put_hook(&asked, now),
             other => Err(refusal("UnknownOperationException", format!("{other} is not simulated"))),
         }?;
+        if said.is_null() {
+            return Ok(wire::bytes_answer(200, wire::JSON_1_1, Bytes::new()));
+        }
         Ok(wire::json_answer(200, wire::JSON_1_1, &said))
     }
 
