@@ -273,7 +273,7 @@ impl Room {
         }
         app.revisions.entry(key).or_insert_with(|| whole.clone());
         for member in ["appSpecContent", "string"] {
-            if let Some(spec) = whole[member].as_object_mut() {
+            if let Some(spec) = whole.get_mut(member).and_then(Value::as_object_mut) {
                 spec.remove("content");
             }
         }
