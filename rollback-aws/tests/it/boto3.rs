@@ -163,8 +163,8 @@ async fn one_field_or_code_that_is_wrong_is_found() {
 async fn where_ministack_differs_is_known_and_explained() {
     let Some(python) = python() else { return };
     let Some(ministack) = MiniStack::start().await else { return };
-    let theirs: Vec<&str> = SERVICES.iter().copied().filter(|it| !NOT_MINISTACKS.contains(it)).collect();
-    let exchanges = run(&python, &ministack.endpoint, &theirs).await;
+    let known_there: Vec<&str> = SERVICES.iter().copied().filter(|it| !NOT_MINISTACKS.contains(it)).collect();
+    let exchanges = run(&python, &ministack.endpoint, &known_there).await;
     let listed = std::fs::read_to_string(folder().join("ministack.json")).expect("the list is there");
     let listed: Vec<Known> = serde_json::from_str(&listed).expect("the list can be read");
     let mut known: BTreeMap<&str, &Known> = listed.iter().map(|it| (it.step.as_str(), it)).collect();

@@ -777,9 +777,43 @@ async fn calls_a_minute(deployments: usize) -> u64 {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_hundred_deployments_cost_little_more_calls_than_four_times_one() {
+async fn a_hundred_deployments_cost_no_more_calls_than_batches_of_25() {
     let (one, hundred) = (calls_a_minute(1).await, calls_a_minute(100).await);
     eprintln!("calls a minute: {one} for 1 deployment, {hundred} for 100");
     assert!((3..=5).contains(&one), "{one}");
     assert!(hundred <= 5 * one, "{hundred} for a hundred, {one} for one");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_breach_enters_the_stop_within_a_second() {
+    let shop = Shop::new(Platform::Ecs).config("CodeDeployDefault.ECSLinear10PercentEvery1Minutes");
+    let gate = Scripted::healthy("errors");
+    let (engine, new) = shop.engine(all_at_once(), gate.clone());
+    let run = engine.start(new).await.unwrap();
+    tokio::time::sleep(minutes(3)).await;
+    let begun = tokio::time::Instant::now();
+    gate.set(Answer::Unhealthy);
+    gate.wake();
+    while !shop.aws.calls().contains_key("codedeploy:StopDeployment") || shop.deployments().len() < 2 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert!(begun.elapsed() < minutes(2), "nothing was stopped");
+    }
+    // Preflight calls it too, on a deployment that is over.
+    let stops = shop.aws.calls()["codedeploy:StopDeployment"];
+    while shop.aws.calls()["codedeploy:StopDeployment"] == stops && stops < 2 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert!(begun.elapsed() < minutes(2), "nothing was stopped");
+    }
+    let entered = begun.elapsed();
+    eprintln!("from the breach to StopDeployment: {entered:?}");
+    assert!(entered <= Duration::from_secs(1), "{entered:?}");
+    assert!(matches!(run.finished().await.rollout.state, State::RolledBack { .. }));
+    shop.assert_serves(1);
+    engine.shutdown(minutes(1)).await;
+}
+
+#[tokio::test(start_paused = true)]
+#[ignore = "takes minutes in a debug build; counts for benches/README.md"]
+async fn a_thousand_deployments_are_counted() {
+    eprintln!("calls a minute: {} for 1,000 deployments", calls_a_minute(1_000).await);
 }
