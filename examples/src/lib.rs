@@ -11,10 +11,13 @@
 //! | [`stage`] | the state folder, and the processes that are found again through it |
 //! | [`timeline`] | the report at the end |
 //! | [`http`] | HTTP over loopback |
+//! | `aws` | what the tools for AWS share (feature `aws`) |
 //! | `tool` | what the tools for real platforms share (their features) |
 //! | `heroku` | what `heroku-release` and `heroku-promote` share (feature `heroku`) |
 
 pub mod admin;
+#[cfg(feature = "aws")]
+pub mod aws;
 pub mod gates;
 #[cfg(feature = "heroku")]
 pub mod heroku;

@@ -80,6 +80,12 @@ impl Account {
         aws_sdk_cloudwatchlogs::Client::new(&self.sdk)
     }
 
+    /// A client for CodeDeploy.
+    #[cfg(feature = "codedeploy")]
+    pub fn codedeploy(&self) -> aws_sdk_codedeploy::Client {
+        aws_sdk_codedeploy::Client::new(&self.sdk)
+    }
+
     /// A client for CloudWatch.
     #[cfg(feature = "cloudwatch")]
     pub fn cloudwatch(&self) -> aws_sdk_cloudwatch::Client {

@@ -30,6 +30,7 @@
 mod client;
 pub mod clock;
 pub mod cloudwatch;
+pub mod codedeploy;
 pub mod fault;
 pub mod lambda;
 pub mod logs;
@@ -76,6 +77,7 @@ struct World {
     lambda: lambda::Room,
     cloudwatch: cloudwatch::Room,
     logs: logs::Room,
+    codedeploy: codedeploy::Room,
     /// Access keys whose credentials have expired.
     expired: BTreeSet<String>,
     /// Actions that no policy allows, as in `lambda:UpdateAlias`.
@@ -103,6 +105,7 @@ impl Simulator {
             lambda: lambda::Room::new(region, clock.now()),
             cloudwatch: cloudwatch::Room::new(region, clock.now()),
             logs: logs::Room::default(),
+            codedeploy: codedeploy::Room::new(region),
             expired: BTreeSet::new(),
             denied: BTreeSet::new(),
             checks_clocks: false,
@@ -206,6 +209,11 @@ impl Simulator {
         logs::Hands(self)
     }
 
+    /// Applications, deployment groups and deployments, without an HTTP call.
+    pub const fn codedeploy(&self) -> codedeploy::Hands<'_> {
+        codedeploy::Hands(self)
+    }
+
     /// From then on this alarm fires, whatever its metrics say; an alarm that is not there is made.
     pub fn alarm_at(&self, name: &str, at: Timestamp) {
         if self.cloudwatch().state(name).is_none() {
@@ -262,6 +270,7 @@ impl Simulator {
             Service::Lambda => world.lambda(called, request, now),
             Service::CloudWatch => world.cloudwatch.answer(called, request, now),
             Service::Logs => world.logs.answer(&called.operation, request),
+            Service::CodeDeploy => world.codedeploy.answer(called, request, now),
         };
         answer.unwrap_or_else(|refusal| called.refuse(&refusal))
     }
@@ -308,16 +317,18 @@ impl World {
     /// Lets everything happen that was to happen until now, minute by minute, so that what one service makes of a minute
     /// reaches the others in order.
     fn catch_up(&mut self, now: Timestamp) {
-        while let Some(minute) = self.lambda.next_minute(now) {
-            for datum in self.lambda.pass(minute) {
-                self.cloudwatch.record(datum);
-            }
-            self.cloudwatch.pass(minute);
+        while let Some(next) = self.lambda.next_minute(now).into_iter().chain(self.codedeploy.next(now)).min() {
+            self.pass(next);
         }
-        for datum in self.lambda.pass(now) {
+        self.pass(now);
+    }
+
+    fn pass(&mut self, until: Timestamp) {
+        for datum in self.lambda.pass(until) {
             self.cloudwatch.record(datum);
         }
-        self.cloudwatch.pass(now);
+        self.cloudwatch.pass(until);
+        self.codedeploy.pass(until, &self.cloudwatch);
     }
 
     fn lambda(

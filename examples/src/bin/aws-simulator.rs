@@ -3,14 +3,18 @@
 use std::{process::ExitCode, time::Duration};
 
 use clap::Parser;
-use rollback_aws::testing::{Simulator, clock::VirtualClock, lambda::Build};
+use rollback_aws::testing::{Simulator, clock::VirtualClock, codedeploy::Shape, lambda::Build};
 use rollback_core::clock::{Clock as _, SystemClock};
 use rollback_examples::tool::say;
+use serde_json::json;
 
-/// A simulated AWS account on a port of this machine: Lambda functions, versions and aliases, with AWS's refusals.
+/// A simulated AWS account on a port of this machine: Lambda functions, versions and aliases, CloudWatch alarms, CodeDeploy
+/// groups and deployments, with AWS's refusals.
 ///
 /// It forgets everything when it ends. Any credentials will do. With --demo it has the function checkout, whose alias live is
-/// at version 1 and is called 600 times a minute; version 2 is good, and 3 of 10 calls of version 3 fail.
+/// at version 1 and is called 600 times a minute; version 2 is good, and 3 of 10 calls of version 3 fail; and the deployment
+/// group production of the application shop, three instances on which version v1 of s3://builds/shop.zip serves, and the
+/// alarm shop-errors.
 #[derive(Parser)]
 #[command(name = "aws-simulator")]
 #[command(
@@ -45,6 +49,11 @@ async fn main() -> ExitCode {
         }
         lambda.point("checkout", "live", "1", None);
         lambda.traffic("checkout", "live", 600.0);
+        let instances = ["i-1", "i-2", "i-3"].map(str::to_owned).to_vec();
+        aws.codedeploy().group("shop", "production", &Shape::InPlace(instances), "CodeDeployDefault.OneAtATime");
+        let bundle = json!({ "bucket": "builds", "key": "shop.zip", "bundleType": "zip", "version": "v1" });
+        aws.codedeploy().serve("shop", "production", &json!({ "revisionType": "S3", "s3Location": bundle }));
+        aws.cloudwatch().alarm("shop-errors");
     }
     let server = match aws.listen(&args.listen).await {
         Ok(server) => server,

@@ -582,3 +582,9 @@ pub(super) fn refuse(called: &Called, refusal: &Refusal) -> Response<Bytes> {
     }
     answer
 }
+
+impl super::codedeploy::AlarmsNow for Room {
+    fn fires(&self, name: &str) -> Option<bool> {
+        self.alarms.get(name).map(|alarm| alarm.state == State::Alarm)
+    }
+}

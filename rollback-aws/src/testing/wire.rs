@@ -5,13 +5,14 @@ use http::{Request, Response, StatusCode, header::CONTENT_TYPE};
 use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
 use serde_json::json;
 
-use super::{cloudwatch, lambda, logs};
+use super::{cloudwatch, codedeploy, lambda, logs};
 
 /// A service that has a room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Service {
     Lambda,
     CloudWatch,
+    CodeDeploy,
     Logs,
 }
 
@@ -22,7 +23,7 @@ pub(super) enum Protocol {
     RestJson,
     /// JSON with the operation in a header, as CloudWatch by boto3 (1.0).
     Json10,
-    /// The same, older: CloudWatch Logs (1.1).
+    /// The same, older, as CodeDeploy (1.1).
     Json11,
     /// CBOR with the operation in the path, as CloudWatch by the Rust SDK.
     Cbor,
@@ -39,7 +40,7 @@ pub(super) struct Called {
 
 /// The room that a request is for.
 pub(super) fn route(request: &Request<Bytes>) -> Option<Called> {
-    lambda::route(request).or_else(|| cloudwatch::route(request)).or_else(|| logs::route(request))
+    [lambda::route, cloudwatch::route, codedeploy::route, logs::route].iter().find_map(|room| room(request))
 }
 
 impl Called {
@@ -49,6 +50,7 @@ impl Called {
             Service::Lambda => "lambda",
             Service::CloudWatch => "cloudwatch",
             Service::Logs => "logs",
+            Service::CodeDeploy => "codedeploy",
         };
         // The one operation of these whose action has another name.
         let action = if self.operation == "Invoke" { "InvokeFunction" } else { &self.operation };
@@ -68,7 +70,7 @@ impl Called {
     pub(super) fn throttling(&self) -> Refusal {
         match self.service {
             Service::Lambda => Refusal::new(429, "TooManyRequestsException", "Rate exceeded"),
-            Service::CloudWatch | Service::Logs => Refusal::new(400, "ThrottlingException", "Rate exceeded"),
+            _ => Refusal::new(400, "ThrottlingException", "Rate exceeded"),
         }
     }
 }
@@ -110,7 +112,7 @@ impl<'a> Signed<'a> {
     }
 }
 
-/// The operation of a JSON 1.1 request to the service with this prefix, as `Logs_20140328.`.
+/// The operation of a JSON 1.1 request to the service with this prefix, as `CodeDeploy_20141006.`.
 pub(super) fn json_1_1(request: &Request<Bytes>, prefix: &str) -> Option<String> {
     request.headers().get("x-amz-target")?.to_str().ok()?.strip_prefix(prefix).map(str::to_owned)
 }
@@ -127,7 +129,7 @@ pub(super) const JSON_1_1: &str = "application/x-amz-json-1.1";
 pub(super) fn nobody(request: &Request<Bytes>) -> Response<Bytes> {
     let said =
         json!({ "__type": "UnknownOperationException", "message": format!("no room for {}", request.uri().path()) });
-    json_answer(404, "application/x-amz-json-1.1", &said)
+    json_answer(404, JSON_1_1, &said)
 }
 
 /// A page of HTML, as something between client and service gives it.

@@ -79,7 +79,7 @@ def call(client, step, kept):
             return {}, f"{type(e).__name__}: {e}"
         except Exception as e:  # boto3 stumbles over what no model has: that is a finding, not the end of the run.
             return {}, f"boto3 cannot read the answer: {type(e).__name__}"
-        if all(answer.get(name) == value for name, value in until.items()):
+        if all(at(answer, path) == value for path, value in until.items()):
             return answer, "ok"
         if time.monotonic() > over:
             return answer, "waited in vain"

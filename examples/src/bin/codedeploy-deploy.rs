@@ -1,0 +1,232 @@
+//! A deployment by CodeDeploy under guard: see `--help`.
+
+use std::{path::PathBuf, process::ExitCode, time::Duration};
+
+use clap::{Parser, ValueEnum};
+use rollback_aws::{
+    account::Account,
+    cloudwatch::{AlarmGate, Alarms, LOOK},
+    codedeploy::{Artefact, Busy, Group, Platform, Poller},
+    iam::Policy,
+};
+use rollback_core::{
+    Error, Result,
+    engine::{NewRollout, Outcome, Target},
+    gate::{Http, Policy as Patience},
+    model::{Revision, TargetId, Weight},
+    plan::{Approval, Plan, Step},
+};
+use rollback_examples::{
+    aws::In,
+    tool::{Keep, say, status, time},
+};
+
+/// Deploys a revision to a deployment group of CodeDeploy, watches it, and brings the old one back when it misbehaves: by a
+/// stop with rollback while the deployment runs, else by deploying the old revision again.
+///
+/// Nothing changes before the way back is proved. It is over when every target was seen to be back, not when CodeDeploy has
+/// accepted it. Credentials and region come from the environment, as every AWS tool takes them; an endpoint on this machine
+/// gets a placeholder, and never those credentials.
+#[derive(Parser)]
+#[command(name = "codedeploy-deploy")]
+#[command(
+    after_help = "Exit status: 0 promoted or served already, 1 rolled back, 2 bad input, 3 refused before anything \
+    changed, 4 stuck, 5 somebody else deployed and it was left alone, 70 internal error, 130 interrupted (run it again to \
+    resume)."
+)]
+struct Args {
+    /// The application.
+    app: String,
+    /// The deployment group.
+    group: String,
+    /// Where the group deploys to, and how its traffic is moved.
+    #[arg(long, value_enum)]
+    platform: Where,
+    #[command(flatten)]
+    what: What,
+    /// Deploy by this configuration instead of the group's own.
+    #[arg(long, value_name = "NAME")]
+    config: Option<String>,
+    /// The group waits before the traffic: watch the new side there for so long, and wait for an approval.
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    preview: Option<Duration>,
+    /// Watch it for so long once it has all traffic.
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = time)]
+    bake: Duration,
+    /// Judge so often.
+    #[arg(long, value_name = "TIME", default_value = "15s", value_parser = time)]
+    every: Duration,
+    /// Read running deployments so often.
+    #[arg(long, value_name = "TIME", default_value = "15s", value_parser = time)]
+    poll: Duration,
+    #[command(flatten)]
+    watch: Watch,
+    /// When another deployment of the group runs.
+    #[arg(long, value_enum, default_value_t = WhenBusy::Refuse)]
+    busy: WhenBusy,
+    /// Refuse to start unless the group has alarms of its own that roll it back.
+    #[arg(long)]
+    guarded: bool,
+    /// Print the IAM policy that this needs in this account, and end.
+    #[arg(long, value_name = "ACCOUNT")]
+    print_policy: Option<String>,
+    #[command(flatten)]
+    at: In,
+    #[command(flatten)]
+    keep: Keep,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Where {
+    /// EC2 or on-premises instances, one after the other.
+    InPlace,
+    /// EC2 instances beside the old ones.
+    BlueGreen,
+    /// An ECS service.
+    Ecs,
+    /// A Lambda alias.
+    Lambda,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum WhenBusy {
+    /// Wait until it is over, for an hour at most.
+    Wait,
+    /// End, and name it.
+    Refuse,
+    /// Stop it with rollback, and wait until that is over.
+    Supersede,
+}
+
+/// What is deployed: one of these.
+#[derive(clap::Args)]
+#[group(required = true, multiple = false)]
+struct What {
+    /// A bundle in S3: bucket, key, and version if the bucket has versions.
+    #[arg(long, value_names = ["BUCKET", "KEY", "VERSION"], num_args = 2..=3)]
+    s3: Option<Vec<String>>,
+    /// A commit in GitHub: owner/repository, and its whole id.
+    #[arg(long, value_names = ["REPOSITORY", "COMMIT"], num_args = 2)]
+    github: Option<Vec<String>>,
+    /// An AppSpec of this machine, for ECS and Lambda.
+    #[arg(long, value_name = "FILE")]
+    app_spec: Option<PathBuf>,
+}
+
+/// What watches it: at least one of these.
+#[derive(clap::Args)]
+#[group(required = true, multiple = true)]
+struct Watch {
+    /// Go back when one of these CloudWatch alarms fires.
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    alarms: Option<Vec<String>>,
+    /// Ask this address; it must answer 200 to 299.
+    #[arg(long, value_name = "URL")]
+    probe: Option<String>,
+}
+
+impl What {
+    fn revision(&self) -> Result<Revision> {
+        let artefact = match (&self.s3, &self.github, &self.app_spec) {
+            (Some(place), ..) => match &place[..] {
+                [bucket, key, version] => Artefact::s3(bucket, key).version(version),
+                _ => Artefact::s3(&place[0], &place[1]),
+            },
+            (_, Some(place), _) => Artefact::github(&place[0], &place[1]),
+            (_, _, Some(file)) => {
+                let why = |e| Error::invalid(format!("{} cannot be read", file.display())).because(e);
+                Artefact::app_spec(std::fs::read_to_string(file).map_err(why)?)
+            }
+            _ => return Err(Error::invalid("nothing to deploy was given")),
+        };
+        artefact.revision()
+    }
+}
+
+impl Args {
+    fn plan(&self) -> Result<Plan> {
+        let all = Step::new(Weight::ALL, self.bake);
+        let preview = self.preview.map(|time| Step::new(Weight::NONE, time).approved_by(Approval::anyone()));
+        Plan::new(preview.into_iter().chain([all]).collect::<Vec<_>>())
+    }
+
+    fn group(&self, account: &Account) -> Result<Group> {
+        let platform = match self.platform {
+            Where::InPlace => Platform::InPlace,
+            Where::BlueGreen => Platform::BlueGreen,
+            Where::Ecs => Platform::Ecs,
+            Where::Lambda => Platform::Lambda,
+        };
+        let mut group = Group::new(&Poller::new(account).every(self.poll), &self.app, &self.group, platform)?;
+        group = group.cloudwatch(account.cloudwatch());
+        if let Some(name) = &self.config {
+            group = group.config(name);
+        }
+        if self.preview.is_some() {
+            group = group.waits_for_approval();
+        }
+        Ok(if self.guarded { group.guarded() } else { group })
+    }
+
+    fn target(&self, account: &Account, group: &Group) -> Result<Target> {
+        let mut target = Target::new(self.id()?.as_str(), group.clone())?;
+        if let Some(names) = &self.watch.alarms {
+            let gate = AlarmGate::new("alarms", &Alarms::new(account), names)?;
+            target = target.gate(gate, Patience::default().every(self.every));
+        }
+        if let Some(url) = &self.watch.probe {
+            target = target.gate(Http::new("probe", url)?, Patience::default().every(self.every).unhealthy_after(2, 3));
+        }
+        Ok(target.look_every(self.every.min(Duration::from_secs(2)), self.every * 2))
+    }
+
+    fn id(&self) -> Result<TargetId> {
+        TargetId::try_from(format!("{}/{}", self.app, self.group))
+    }
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let args = Args::parse();
+    match &args.print_policy {
+        None => status(PROGRAM, run(args).await),
+        Some(number) => match policy(&args, number).await {
+            Ok(policy) => {
+                say(&policy);
+                ExitCode::SUCCESS
+            }
+            Err(e) => status(PROGRAM, Err(e)),
+        },
+    }
+}
+
+async fn policy(args: &Args, number: &str) -> Result<String> {
+    let group = args.group(&args.at.account().await?)?;
+    Ok(group.policy(number).and(Policy::new().allow(LOOK, ["*"])).to_string())
+}
+
+async fn run(args: Args) -> Result<Option<Outcome>> {
+    let (plan, candidate) = (args.plan()?, args.what.revision()?);
+    let account = args.at.account().await?;
+    let group = args.group(&account)?;
+    let id = args.id()?;
+    let engine = args.keep.engine().await?;
+    engine.register(args.target(&account, &group)?)?;
+    let left = args.keep.left(&engine).await?;
+    // What an earlier run left is what keeps the group busy.
+    if left.is_empty() {
+        let hour = Duration::from_secs(3600);
+        group
+            .make_way(match args.busy {
+                WhenBusy::Wait => Busy::Wait(hour),
+                WhenBusy::Refuse => Busy::Refuse,
+                WhenBusy::Supersede => Busy::Supersede(hour),
+            })
+            .await?;
+    }
+    let outcome = args.keep.run(&engine, &left, NewRollout::new(id.as_str(), candidate, plan)?, &id).await;
+    engine.shutdown(Duration::from_secs(10)).await;
+    outcome
+}
+
+const PROGRAM: &str = "codedeploy-deploy";

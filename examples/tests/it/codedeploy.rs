@@ -1,0 +1,155 @@
+//! codedeploy-deploy as a person runs it, on the simulator behind a socket.
+
+use std::{path::PathBuf, time::Duration};
+
+use rollback_aws::testing::{Server, Simulator, clock::VirtualClock, codedeploy::Shape};
+use rollback_core::clock::{Clock as _, SystemClock};
+use serde_json::{Value, json};
+use tokio::process::Command;
+
+const DEPLOY: &str = env!("CARGO_BIN_EXE_codedeploy-deploy");
+
+struct Stage {
+    aws: Simulator,
+    server: Server,
+    folder: tempfile::TempDir,
+}
+
+fn bundle(version: &str) -> Value {
+    json!({ "revisionType": "S3",
+        "s3Location": { "bucket": "builds", "key": "shop.zip", "bundleType": "zip", "version": version } })
+}
+
+fn key(version: &str) -> String {
+    format!("builds|shop.zip|{version}|")
+}
+
+impl Stage {
+    /// The group `shop/production` of three instances, where version `v1` of a bundle serves; what takes CodeDeploy a minute
+    /// takes it a second and a half.
+    async fn set() -> Self {
+        let aws = Simulator::at(VirtualClock::starting(SystemClock.now()).pace(40), rollback_aws::testing::REGION);
+        let instances = ["i-1", "i-2", "i-3"].map(str::to_owned).to_vec();
+        aws.codedeploy().group("shop", "production", &Shape::InPlace(instances), "CodeDeployDefault.OneAtATime");
+        aws.codedeploy().serve("shop", "production", &bundle("v1"));
+        aws.cloudwatch().alarm("shop-errors");
+        let server = aws.listen("127.0.0.1:0").await.unwrap();
+        Self { aws, server, folder: tempfile::tempdir().unwrap() }
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(DEPLOY);
+        command.args(args).args(["--bake", "1s", "--every", "200ms", "--poll", "200ms", "--by", "ana"]);
+        command.args(["--endpoint-url", &self.server.endpoint_url()]);
+        command.arg("--store").arg(self.file("store.db")).arg("--report").arg(self.file("report.md"));
+        command.env("AWS_SECRET_ACCESS_KEY", "hunter2").env("AWS_ACCESS_KEY_ID", "AKIDSOMEBODY");
+        for name in ["HTTP_PROXY", "http_proxy", "AWS_PROFILE", "AWS_REGION", "GITHUB_STEP_SUMMARY"] {
+            command.env_remove(name);
+        }
+        command.kill_on_drop(true);
+        command
+    }
+
+    /// Its status, and what it said.
+    async fn run(&self, args: &[&str]) -> (i32, String) {
+        said(&mut self.command(args)).await
+    }
+
+    fn serves(&self) -> Vec<(String, f64)> {
+        let mut all: Vec<_> = self.aws.codedeploy().serves("shop", "production").into_values().flatten().collect();
+        all.dedup();
+        all
+    }
+
+    fn deployments(&self) -> Vec<Value> {
+        let hands = self.aws.codedeploy();
+        hands.deployments("shop", "production").iter().map(|id| hands.deployment(id)).collect()
+    }
+
+    fn report(&self) -> String {
+        std::fs::read_to_string(self.file("report.md")).unwrap()
+    }
+}
+
+async fn said(command: &mut Command) -> (i32, String) {
+    let output = command.output().await.unwrap();
+    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(!text.contains("hunter2"), "{text}");
+    (output.status.code().unwrap(), text)
+}
+
+const V2: [&str; 10] =
+    ["shop", "production", "--platform", "in-place", "--s3", "builds", "shop.zip", "v2", "--alarms", "shop-errors"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_good_revision_is_promoted_with_a_report_and_once_more_is_harmless() {
+    let stage = Stage::set().await;
+    let (status, text) = stage.run(&V2).await;
+    assert_eq!(status, 0, "{text}");
+    assert_eq!(stage.serves(), [(key("v2"), 100.0)]);
+    assert!(stage.report().contains("was promoted") && stage.report().contains("ana"), "{}", stage.report());
+    let (status, text) = stage.run(&V2).await;
+    assert_eq!((status, stage.deployments().len()), (0, 2), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revision_under_which_an_alarm_fires_is_rolled_back_with_a_report() {
+    let stage = Stage::set().await;
+    let mut command = stage.command(&V2);
+    let run = tokio::spawn(async move { said(&mut command).await });
+    // As soon as the first instance serves it.
+    while !stage.serves().iter().any(|(served, _)| *served == key("v2")) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    stage.aws.alarm_at("shop-errors", stage.aws.clock().now());
+    let (status, text) = run.await.unwrap();
+    assert_eq!(status, 1, "{text}");
+    assert_eq!(stage.serves(), [(key("v1"), 100.0)], "{text}");
+    let report = stage.report();
+    assert!(report.contains("rolled back") && report.contains("shop-errors"), "{report}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revision_that_cannot_be_installed_is_rolled_back_and_says_where() {
+    let stage = Stage::set().await;
+    stage.aws.codedeploy().break_at(&bundle("v2"), "ValidateService");
+    let (status, text) = stage.run(&V2).await;
+    assert_eq!(status, 1, "{text}");
+    assert_eq!(stage.serves(), [(key("v1"), 100.0)]);
+    assert!(stage.report().contains("ValidateService failed"), "{}", stage.report());
+    // CodeDeploy's own rollback was followed: one of ours would be one too many.
+    assert_eq!(stage.deployments().last().unwrap()["creator"], "codeDeployRollback");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_input_ends_with_2_and_a_closed_way_with_3() {
+    let stage = Stage::set().await;
+    let with = |args: &[&'static str]| [&["shop", "production", "--platform", "in-place"][..], args].concat();
+    for (args, status, words) in [
+        (with(&["--s3", "builds", "shop.zip"]), 2, "required"),
+        (with(&["--alarms", "shop-errors"]), 2, "required"),
+        (with(&["--alarms", "a", "--app-spec", "/no/such.json"]), 2, "cannot be read"),
+        (vec!["shop", "nobody", "--platform", "ecs", "--s3", "b", "k", "--alarms", "shop-errors"], 2, "nobody"),
+        (
+            vec!["shop", "production", "--platform", "ecs", "--s3", "b", "k", "--alarms", "shop-errors"],
+            3,
+            "is taken for Ecs",
+        ),
+        (with(&["--s3", "builds", "shop.zip", "--alarms", "shop-errors", "--guarded"]), 3, "has no alarms of its own"),
+        (
+            with(&["--s3", "builds", "shop.zip", "--alarms", "shop-errors", "--config", "nothing"]),
+            3,
+            "no configuration",
+        ),
+    ] {
+        let (got, text) = stage.run(&args).await;
+        assert_eq!((got, text.contains(words)), (status, true), "{args:?}: {text}");
+    }
+    assert_eq!(stage.deployments().len(), 1, "something was deployed");
+    let (status, text) = stage.run(&[&V2[..], &["--print-policy", "123456789012"]].concat()).await;
+    assert_eq!((status, text.contains("deploymentgroup:shop/production")), (0, true), "{text}");
+}

@@ -1,0 +1,179 @@
+//! Deployments, read once for everybody.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    hash::{BuildHasher as _, RandomState},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use aws_sdk_codedeploy::Client;
+use rollback_core::{Error, ErrorKind, Result};
+use tokio::{sync::Mutex as AsyncMutex, time::Instant};
+
+use super::deployment::Deployment;
+use crate::{account::Account, error::sorted};
+
+/// Reads deployments for all groups of a process: make one for each account and region, and give it to every group. Clones
+/// are the same one.
+///
+/// A deployment that runs is read every 15 seconds, give or take a fifth, and up to 25 of them by one call: what
+/// `BatchGetDeployments` takes. AWS tells no rate for CodeDeploy's API; others were throttled at 41 `GetDeployment` a minute
+/// (`awslabs/aws-codedeploy-plugin#95`). Nothing is read while nobody asks, and what is over is not read again.
+#[derive(Clone)]
+pub struct Poller {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    client: Client,
+    every: Duration,
+    board: Mutex<BTreeMap<Arc<str>, Line>>,
+    /// One call at a time: whoever waits for it may find its own line read.
+    turn: AsyncMutex<()>,
+}
+
+struct Line {
+    asked: Instant,
+    read: Option<Read>,
+}
+
+#[derive(Clone)]
+struct Read {
+    sent: Instant,
+    due: Instant,
+    found: Arc<Deployment>,
+}
+
+impl Poller {
+    /// What `BatchGetDeployments` takes (API model; the user guide says 100).
+    const A_CALL: usize = 25;
+
+    /// The deployments of this account in its region.
+    pub fn new(account: &Account) -> Self {
+        Self::with_client(account.codedeploy())
+    }
+
+    /// The same over a client of your own. Give it timeouts: one that has none can hang.
+    pub fn with_client(client: Client) -> Self {
+        Self::made(client, Duration::from_secs(15))
+    }
+
+    /// Reads what runs this often instead.
+    ///
+    /// A value of its own: clones made before go on as they are.
+    #[must_use]
+    pub fn every(self, interval: Duration) -> Self {
+        Self::made(self.inner.client.clone(), interval)
+    }
+
+    fn made(client: Client, every: Duration) -> Self {
+        Self { inner: Arc::new(Inner { client, every, board: Mutex::default(), turn: AsyncMutex::new(()) }) }
+    }
+
+    pub(super) fn client(&self) -> &Client {
+        &self.inner.client
+    }
+
+    /// A deployment, as it was no longer ago than the interval; or, if it must be `fresh`, as it is.
+    ///
+    /// # Errors
+    /// `NotFound` when there is none of this id.
+    pub(super) async fn get(&self, id: &str, fresh: bool) -> Result<Arc<Deployment>> {
+        let begun = Instant::now();
+        let good =
+            |read: &Read| !read.found.is_active() || if fresh { read.sent >= begun } else { Instant::now() < read.due };
+        let known = || self.board().get(id).and_then(|line| line.read.clone());
+        self.board().entry(id.into()).or_insert_with(|| Line { asked: begun, read: None }).asked = begun;
+        if let Some(read) = known().filter(good) {
+            return Ok(read.found);
+        }
+        if fresh {
+            // The way back waits for nobody else's call.
+            self.read(id).await?;
+        } else {
+            let _turn = self.inner.turn.lock().await;
+            if let Some(read) = known().filter(good) {
+                return Ok(read.found);
+            }
+            self.read(id).await?;
+        }
+        known().map(|read| read.found).ok_or_else(|| {
+            self.board().remove(id);
+            Error::new(ErrorKind::NotFound, format!("deployment {id} is not there"))
+        })
+    }
+
+    pub(super) fn interval(&self) -> Duration {
+        self.inner.every
+    }
+
+    /// What is known of this deployment is old by now.
+    pub(super) fn stale(&self, id: &str) {
+        if let Some(line) = self.board().get_mut(id) {
+            line.read = None;
+        }
+    }
+
+    /// Reads one deployment, and with it others that are due, or will be soon: so they stay together from then on.
+    async fn read(&self, id: &str) -> Result<()> {
+        let sent = Instant::now();
+        let ids = self.batch(id, sent);
+        let call = self.inner.client.batch_get_deployments().set_deployment_ids(Some(ids.clone()));
+        let answer = call.send().await.map_err(|e| sorted(format_args!("reading deployment {id}"), e))?;
+        let due = sent + self.pause();
+        let mut board = self.board();
+        for id in &ids {
+            // What is not in the answer is not there.
+            if let Some(line) = board.get_mut(id.as_str()) {
+                line.read = None;
+            }
+        }
+        for found in answer.deployments_info().iter().filter_map(Deployment::read) {
+            let found = Arc::new(found);
+            if let Some(line) = board.get_mut(found.id.as_str()) {
+                line.read = Some(Read { sent, due, found });
+            }
+        }
+        Ok(())
+    }
+
+    fn batch(&self, id: &str, now: Instant) -> Vec<String> {
+        let soon = now + self.inner.every / 2;
+        let mut board = self.board();
+        board.retain(|_, line| now.duration_since(line.asked) < self.inner.every * 8);
+        let mut others: Vec<(Instant, &Arc<str>)> = board
+            .iter()
+            .filter(|(other, line)| ***other != *id && now.duration_since(line.asked) < self.inner.every * 2)
+            .filter_map(|(other, line)| {
+                let due = match &line.read {
+                    None => now,
+                    Some(read) if read.found.is_active() => read.due,
+                    Some(_) => return None,
+                };
+                (due <= soon).then_some((due, other))
+            })
+            .collect();
+        others.sort_unstable();
+        let others = others.into_iter().take(Self::A_CALL - 1).map(|(_, other)| other.to_string());
+        std::iter::once(id.to_owned()).chain(others).collect()
+    }
+
+    /// The interval, give or take a fifth, so that processes do not stay in step.
+    fn pause(&self) -> Duration {
+        let random = RandomState::new().hash_one(0_u8) % 401;
+        let random = u32::try_from(random).expect("less than 401");
+        self.inner.every * (800 + random) / 1000
+    }
+
+    fn board(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Line>> {
+        self.inner.board.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Poller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Poller").field("every", &self.inner.every).finish_non_exhaustive()
+    }
+}

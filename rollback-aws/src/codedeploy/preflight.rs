@@ -1,0 +1,429 @@
+//! What serves, and proving that a group can go forward and back, without changing anything.
+
+use std::time::Duration;
+
+use aws_sdk_codedeploy::types::{
+    ComputePlatform, DeploymentGroupInfo, DeploymentType, DeploymentWaitType, InstanceAction,
+};
+use rollback_core::{
+    Error, ErrorKind, Result,
+    backend::Readiness,
+    model::{Change, Revision, Weight},
+    plan::Plan,
+};
+
+use super::{
+    CONTINUE_DEPLOYMENT, CREATE_DEPLOYMENT, GET_CONFIG, GET_DEPLOYMENTS, GET_GROUP, GET_REVISION, GET_TARGETS, Group,
+    LIST_DEPLOYMENTS, LIST_TARGETS, Platform, STOP_DEPLOYMENT,
+    deployment::{Deployment, Status, Target},
+    revision::{Artefact, Spec},
+    settings::{alarms_of, events_of, ready_wait},
+};
+use crate::{error::sorted, iam::Permission};
+
+impl Group {
+    /// What serves now, on every target.
+    pub(super) async fn serving(&self) -> Result<Revision> {
+        let found = self.find(true, None).await?;
+        let nothing = || {
+            let why = format!(
+                "{self} has no successful deployment, so there is nothing to go back to; deploy once by hand, and start again"
+            );
+            Error::new(ErrorKind::NotFound, why)
+        };
+        let newest = found.newest.ok_or_else(nothing)?;
+        if newest.is_active() {
+            return Err(self.busy(&newest));
+        }
+        let successful = found.successful.ok_or_else(nothing)?;
+        let targets = self.targets(&newest).await?;
+        if newest.status != Status::Succeeded {
+            // The one that failed may have left something behind.
+            let left: Vec<&Target> = targets.iter().filter(|it| self.is_left_behind(it)).collect();
+            if !left.is_empty() {
+                let names: Vec<&str> = left.iter().map(|it| it.name.as_str()).collect();
+                let advice = match self.platform {
+                    Platform::Lambda => "; if its alias still has weights of two versions, clear them",
+                    _ => "",
+                };
+                let why = format!(
+                    "{self} is mixed: {}, and nothing rolled it back on {}; deploy again{advice}",
+                    newest.tell(),
+                    names.join(", ")
+                );
+                return Err(Error::new(ErrorKind::Mixed, why));
+            }
+        }
+        let serving = match newest.id == successful {
+            true => newest.clone(),
+            false => self.poller.get(&successful, true).await?,
+        };
+        let targets = self.targets(&serving).await?;
+        let behind: Vec<String> =
+            targets.iter().filter(|it| !it.succeeded()).map(|it| format!("{} ({})", it.name, it.status)).collect();
+        if !behind.is_empty() {
+            let why = format!(
+                "{self} is mixed: deployment {} has succeeded, but not on {}; deploy again, or take them out",
+                serving.id,
+                behind.join(", ")
+            );
+            return Err(Error::new(ErrorKind::Mixed, why));
+        }
+        let artefact = serving.artefact.clone().ok_or_else(|| {
+            let why = format!("deployment {} has a revision of a kind that is not known here", serving.id);
+            Error::new(ErrorKind::Unsupported, why)
+        })?;
+        let artefact = self.fetched(artefact).await?;
+        let spec = Spec {
+            deployment: Some(newest.id.clone()),
+            file_exists: serving.file_exists.clone(),
+            artefact: artefact.clone(),
+        };
+        Revision::new(artefact.id())?.with_spec(&spec.write())
+    }
+
+    /// Whether a deployment that did not succeed has changed what this target serves.
+    fn is_left_behind(&self, target: &Target) -> bool {
+        match self.platform {
+            Platform::Ecs | Platform::Lambda => target.share.is_some_and(|share| share > 0.0) && !target.untouched(),
+            Platform::InPlace => !target.untouched(),
+            // Green ones without traffic serve nobody.
+            Platform::BlueGreen => target.through,
+        }
+    }
+
+    /// With its content, which a deployment does not show.
+    async fn fetched(&self, artefact: Artefact) -> Result<Artefact> {
+        if !artefact.unfetched() {
+            return Ok(artefact);
+        }
+        self.registered(&artefact).await?.ok_or_else(|| {
+            let why = format!("revision {} is not registered with application {} any more", artefact.id(), self.app);
+            Error::new(ErrorKind::NotFound, why)
+        })
+    }
+
+    /// The revision as the application knows it; none if it does not.
+    async fn registered(&self, artefact: &Artefact) -> Result<Option<Artefact>> {
+        let call = self.client().get_application_revision().application_name(self.app()).revision(artefact.write());
+        match call.send().await {
+            Ok(found) => Ok(found.revision().and_then(Artefact::read)),
+            Err(e) if e.as_service_error().is_some_and(|e| e.is_revision_does_not_exist_exception()) => Ok(None),
+            Err(e) => Err(sorted(format_args!("reading revision {}", artefact.id()), e)),
+        }
+    }
+
+    pub(super) async fn prove(&self, change: &Change, plan: &Plan) -> Result<Readiness> {
+        let mut ready = Readiness::default();
+        let (baseline, candidate) = (Spec::of(&change.baseline)?, Spec::of(&change.candidate)?);
+        let Some(info) = GET_GROUP.prove(&mut ready, self.info().await)? else { return Ok(ready) };
+        ready = ready.and(self.fits(&info, &candidate, plan)).and(self.guard(&info));
+        ready = ready.and(self.firing(&info).await?);
+        self.prove_last(&mut ready, &baseline, &info).await?;
+        self.prove_config(&mut ready, &info).await?;
+        self.prove_revisions(&mut ready, &baseline, &candidate).await?;
+        self.prove_create(&mut ready, &candidate).await?;
+        Ok(self.costs(ready))
+    }
+
+    /// Whether the group is what it is taken for, and can do what the plan asks.
+    fn fits(&self, info: &DeploymentGroupInfo, candidate: &Spec, plan: &Plan) -> Readiness {
+        let mut ready = Readiness::default();
+        let blue_green =
+            info.deployment_style().and_then(|it| it.deployment_type()) == Some(&DeploymentType::BlueGreen);
+        let is = match info.compute_platform() {
+            Some(ComputePlatform::Ecs) => Platform::Ecs,
+            Some(ComputePlatform::Lambda) => Platform::Lambda,
+            _ if blue_green => Platform::BlueGreen,
+            _ => Platform::InPlace,
+        };
+        if is != self.platform {
+            return ready.refused(format!("{self} is {is:?}, and is taken for {:?}; say what it is", self.platform));
+        }
+        if matches!(is, Platform::Ecs | Platform::Lambda) != candidate.artefact.is_app_spec() {
+            let takes =
+                if candidate.artefact.is_app_spec() { "a bundle in S3 or GitHub" } else { "the text of an AppSpec" };
+            ready = ready.refused(format!("{self} takes {takes}, and the candidate is {}", candidate.artefact.id()));
+        }
+        let previews = plan.steps().iter().any(|step| step.weight == Weight::NONE);
+        match (previews, ready_wait(info)) {
+            (true, None) => {
+                ready = ready.refused(format!(
+                    "the plan has a step of 0 %, and {self} does not wait before the traffic; set its ready option to \
+                     STOP_DEPLOYMENT with a wait"
+                ));
+            }
+            (true, Some(minutes)) => {
+                ready = ready.proved(format!(
+                    "it waits {minutes} minutes before the traffic, and stops if nobody lets it go on"
+                ));
+            }
+            (false, _) => {}
+        }
+        if matches!(is, Platform::Ecs | Platform::BlueGreen) {
+            ready = ready.and(stands_for(info, plan));
+        }
+        ready
+    }
+
+    /// What watches while nobody of ours does.
+    fn guard(&self, info: &DeploymentGroupInfo) -> Readiness {
+        let (alarms, events) = (alarms_of(info), events_of(info));
+        let on_alarm = events.iter().any(|it| it == "DEPLOYMENT_STOP_ON_ALARM");
+        let ready = Readiness::default();
+        match (alarms.is_empty(), on_alarm) {
+            (false, true) => {
+                let ready = ready.proved(format!("CodeDeploy itself rolls back when {} fires", alarms.join(" or ")));
+                let poll = info.alarm_configuration().is_some_and(|it| it.ignore_poll_alarm_failure());
+                if poll {
+                    return ready;
+                }
+                ready.not_provable("that CloudWatch answers CodeDeploy: if it does not, the deployment is stopped")
+            }
+            (false, false) => ready.refused(format!(
+                "{self} has alarms, and does not roll back when one stops a deployment: it would stop half way; add \
+                 DEPLOYMENT_STOP_ON_ALARM to its automatic rollback"
+            )),
+            (true, _) if !self.guarded => ready.not_provable(format!(
+                "that anybody takes it back while this process is away: {self} has no alarms of its own"
+            )),
+            (true, _) => ready.refused(format!(
+                "{self} has no alarms of its own, so nobody takes it back while this process is away; set them beside \
+                 DEPLOYMENT_STOP_ON_ALARM"
+            )),
+        }
+    }
+
+    #[cfg(not(feature = "cloudwatch"))]
+    async fn firing(&self, info: &DeploymentGroupInfo) -> Result<Readiness> {
+        let unknown = "that none of the group's alarms fires already: the feature `cloudwatch` is off";
+        let ready = Readiness::default();
+        Ok(if alarms_of(info).is_empty() { ready } else { ready.not_provable(unknown) })
+    }
+
+    /// An alarm that fires already stops a deployment within a second, and a pointless rollback follows (observed).
+    #[cfg(feature = "cloudwatch")]
+    async fn firing(&self, info: &DeploymentGroupInfo) -> Result<Readiness> {
+        use aws_sdk_cloudwatch::types::{AlarmType, StateValue};
+        let names = alarms_of(info);
+        let mut ready = Readiness::default();
+        if names.is_empty() {
+            return Ok(ready);
+        }
+        let Some(client) = &self.cloudwatch else {
+            return Ok(
+                ready.not_provable("that none of the group's alarms fires already: no CloudWatch client was given")
+            );
+        };
+        let call = client.describe_alarms().set_alarm_names(Some(names.clone()));
+        let call = call.alarm_types(AlarmType::MetricAlarm).alarm_types(AlarmType::CompositeAlarm);
+        let answer = call.send().await.map_err(|e| sorted(format_args!("reading the alarms of {self}"), e));
+        let see = Permission::new("cloudwatch:DescribeAlarms", "see alarms");
+        let Some(found) = see.prove(&mut ready, answer)? else { return Ok(ready) };
+        let metric = found.metric_alarms().iter().map(|it| (it.alarm_name(), it.state_value()));
+        let composite = found.composite_alarms().iter().map(|it| (it.alarm_name(), it.state_value()));
+        let states: Vec<_> = metric.chain(composite).collect();
+        for name in &names {
+            let state = states.iter().find(|(found, _)| *found == Some(name.as_str())).map(|(_, state)| *state);
+            match state {
+                None => {
+                    ready.refused.push(format!("{self} names the alarm {name}, and there is none of this name").into())
+                }
+                Some(Some(StateValue::Alarm)) => ready.refused.push(
+                    format!("the alarm {name} fires already: CodeDeploy would stop the deployment within a second")
+                        .into(),
+                ),
+                Some(Some(StateValue::InsufficientData)) => {
+                    ready = ready.not_provable(format!("that the alarm {name} sees anything: it has no data"));
+                }
+                Some(_) => ready = ready.proved(format!("the alarm {name} does not fire")),
+            }
+        }
+        Ok(ready)
+    }
+
+    /// The last deployments: none runs, what they left behind, and that one of them could be stopped.
+    async fn prove_last(&self, ready: &mut Readiness, baseline: &Spec, info: &DeploymentGroupInfo) -> Result<()> {
+        if info.last_successful_deployment().is_none() {
+            let why = format!("{self} has no successful deployment: CodeDeploy has nothing to roll back to");
+            ready.no_way_back.push(why.into());
+        }
+        let Some(id) = info.last_attempted_deployment().and_then(|it| it.deployment_id()) else { return Ok(()) };
+        let Some(newest) = GET_DEPLOYMENTS.prove(ready, self.poller.get(id, true).await)? else { return Ok(()) };
+        if newest.is_active() {
+            ready.refused.push(self.busy(&newest).to_string().into());
+            return Ok(());
+        }
+        if baseline.deployment.as_ref().is_some_and(|it| *it != newest.id) {
+            let why = format!("somebody deployed to {self} since the baseline was read: {}", newest.tell());
+            ready.refused.push(why.into());
+        }
+        let created = newest.created.unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+        LIST_DEPLOYMENTS.prove(ready, self.since(created).await)?;
+        if let Some(ids) = LIST_TARGETS.prove(ready, self.target_ids(&newest.id).await)?
+            && let Some(first) = ids.first()
+        {
+            let call = self.client().batch_get_deployment_targets().deployment_id(&newest.id).target_ids(first).send();
+            let answer =
+                call.await.map_err(|e| sorted(format_args!("reading a target of deployment {}", newest.id), e));
+            GET_TARGETS.prove(ready, answer)?;
+        }
+        self.prove_stop(ready, &newest).await
+    }
+
+    /// There is no dry run. A deployment that is over cannot be stopped or let go on: it is refused for that, or for lack of
+    /// the permission.
+    async fn prove_stop(&self, ready: &mut Readiness, over: &Deployment) -> Result<()> {
+        let call = self.client().stop_deployment().deployment_id(&over.id).auto_rollback_enabled(false).send();
+        let answer = match call.await {
+            Ok(_) => Ok(()),
+            Err(e) if e.as_service_error().is_some_and(|e| e.is_deployment_already_completed_exception()) => Ok(()),
+            Err(e) => Err(sorted("stopping a deployment that is over", e)),
+        };
+        proved_or_unknown(ready, &STOP_DEPLOYMENT, answer)?;
+        if !matches!(self.platform, Platform::Ecs | Platform::BlueGreen) {
+            return Ok(());
+        }
+        let wait = DeploymentWaitType::ReadyWait;
+        let call = self.client().continue_deployment().deployment_id(&over.id).deployment_wait_type(wait).send();
+        let answer = match call.await {
+            Ok(_) => Ok(()),
+            Err(e)
+                if e.as_service_error().is_some_and(|e| {
+                    e.is_deployment_already_completed_exception()
+                        || e.is_deployment_is_not_in_ready_state_exception()
+                        || e.is_invalid_deployment_status_exception()
+                }) =>
+            {
+                Ok(())
+            }
+            Err(e) => Err(sorted("letting a deployment go on that is over", e)),
+        };
+        proved_or_unknown(ready, &CONTINUE_DEPLOYMENT, answer)
+    }
+
+    async fn prove_config(&self, ready: &mut Readiness, info: &DeploymentGroupInfo) -> Result<()> {
+        let own = self.config.as_deref().or(info.deployment_config_name());
+        let back = self.way_back();
+        for name in own.into_iter().chain(back.as_deref()) {
+            let call = self.client().get_deployment_config().deployment_config_name(name).send();
+            match call.await {
+                Ok(_) => {
+                    GET_CONFIG.prove(ready, Ok(()))?;
+                    ready.proved.push(format!("the configuration {name} is there").into());
+                }
+                Err(e) if e.as_service_error().is_some_and(|e| e.is_deployment_config_does_not_exist_exception()) => {
+                    ready.refused.push(format!("there is no configuration {name}").into());
+                }
+                Err(e) => {
+                    let answer: Result<()> = Err(sorted(format_args!("reading the configuration {name}"), e));
+                    GET_CONFIG.prove(ready, answer)?;
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn prove_revisions(&self, ready: &mut Readiness, baseline: &Spec, candidate: &Spec) -> Result<()> {
+        let old = GET_REVISION.prove(ready, self.registered(&baseline.artefact).await)?;
+        let id = baseline.artefact.id();
+        match old {
+            Some(Some(_)) => ready.proved.push(format!("revision {id} is registered").into()),
+            Some(None) => ready.no_way_back.push(format!("revision {id} is not registered any more").into()),
+            None => {}
+        }
+        if candidate.artefact.unfetched() && self.registered(&candidate.artefact).await?.is_none() {
+            let why = format!("there is no revision {} in application {}", candidate.artefact.id(), self.app);
+            ready.refused.push(why.into());
+        }
+        for (which, artefact) in [("the baseline", &baseline.artefact), ("the candidate", &candidate.artefact)] {
+            if !artefact.is_app_spec() {
+                ready.not_provable.push(format!("that the bundle of {which} is still there: {}", artefact.id()).into());
+            }
+            if !artefact.is_pinned() {
+                let why = format!("that {} is what it was: it names neither version nor ETag", artefact.id());
+                ready.not_provable.push(why.into());
+            }
+        }
+        if self.platform == Platform::Lambda && !baseline.artefact.can_start_from_any_version() {
+            ready.not_provable.push(
+                "that CodeDeploy takes the baseline's AppSpec again: it is YAML, so its CurrentVersion stays what it was"
+                    .into(),
+            );
+        }
+        Ok(())
+    }
+
+    /// A deployment by a configuration that never was is refused for that, or for lack of the permission.
+    async fn prove_create(&self, ready: &mut Readiness, candidate: &Spec) -> Result<()> {
+        let call = self.client().create_deployment().application_name(self.app()).deployment_group_name(self.name());
+        let call = call.revision(candidate.artefact.write()).deployment_config_name(NEVER_WAS);
+        let answer = match call.send().await {
+            Ok(_) => {
+                ready.refused.push(
+                    "this endpoint deploys by a configuration that never was; it is not CodeDeploy, and an emulator that \
+                     checks nothing is no place for a rollout"
+                        .into(),
+                );
+                return Ok(());
+            }
+            Err(e) if e.as_service_error().is_some_and(|e| e.is_deployment_config_does_not_exist_exception()) => Ok(()),
+            Err(e) => Err(sorted(format_args!("deploying to {self} by a configuration that never was"), e)),
+        };
+        proved_or_unknown(ready, &CREATE_DEPLOYMENT, answer)
+    }
+
+    /// What going back costs, and does not bring back.
+    fn costs(&self, ready: Readiness) -> Readiness {
+        let ready = ready.not_provable(
+            "that no other driver deploys at the same time: CodeDeploy checks no versions, and allows one deployment at a time",
+        );
+        match self.platform {
+            Platform::InPlace => ready
+                .not_restored("what scripts of the candidate did besides its files")
+                .not_restored("the capacity meanwhile: each instance is stopped and brought up again on the way back"),
+            Platform::BlueGreen => ready.not_restored("what instances of the candidate wrote"),
+            Platform::Ecs | Platform::Lambda => ready.not_restored("what the candidate wrote, sent and queued"),
+        }
+    }
+}
+
+/// Whether the old side stands through the bakes at full traffic.
+fn stands_for(info: &DeploymentGroupInfo, plan: &Plan) -> Readiness {
+    let option = info.blue_green_deployment_configuration();
+    let option = option.and_then(|it| it.terminate_blue_instances_on_deployment_success());
+    let minutes = match option {
+        Some(it) if it.action() == Some(&InstanceAction::KeepAlive) => return Readiness::default(),
+        Some(it) => u64::try_from(it.termination_wait_time_in_minutes()).unwrap_or(0),
+        None => 0,
+    };
+    let stands = Duration::from_secs(60 * minutes);
+    let bakes: Duration = plan.steps().iter().filter(|step| step.weight == Weight::ALL).map(|step| step.bake).sum();
+    let ready = Readiness::default();
+    if bakes <= stands {
+        return ready.proved(format!(
+            "the old side stands for {minutes} minutes after the traffic has moved, longer than the bake"
+        ));
+    }
+    ready.not_restored(format!(
+        "the old side, once it is terminated: that is {minutes} minutes after the traffic has moved, sooner than the bake of \
+         {} minutes is over; going back is then a deployment",
+        bakes.as_secs().div_ceil(60)
+    ))
+}
+
+/// A refusal that means neither yes nor no is no proof, and no reason to refuse.
+fn proved_or_unknown(ready: &mut Readiness, permission: &Permission, answer: Result<()>) -> Result<()> {
+    match answer {
+        Err(e) if matches!(e.kind(), ErrorKind::Invalid | ErrorKind::Unsupported | ErrorKind::NotFound) => {
+            let why = format!("whether it may {} ({}): {}", permission.why, permission.action, e.chain());
+            ready.not_provable.push(why.into());
+            Ok(())
+        }
+        answer => permission.prove(ready, answer).map(drop),
+    }
+}
+
+/// Named as no configuration is.
+const NEVER_WAS: &str = "rollback.never-was";
