@@ -30,6 +30,7 @@
 mod client;
 pub mod clock;
 pub mod cloudwatch;
+pub mod ecs;
 pub mod fault;
 pub mod lambda;
 mod metric;
@@ -74,6 +75,7 @@ pub struct Simulator {
 struct World {
     lambda: lambda::Room,
     cloudwatch: cloudwatch::Room,
+    ecs: ecs::Room,
     /// Access keys whose credentials have expired.
     expired: BTreeSet<String>,
     /// Actions that no policy allows, as in `lambda:UpdateAlias`.
@@ -100,6 +102,7 @@ impl Simulator {
         let world = World {
             lambda: lambda::Room::new(region, clock.now()),
             cloudwatch: cloudwatch::Room::new(region, clock.now()),
+            ecs: ecs::Room::new(region, clock.now()),
             expired: BTreeSet::new(),
             denied: BTreeSet::new(),
             checks_clocks: false,
@@ -198,6 +201,11 @@ impl Simulator {
         cloudwatch::Hands(self)
     }
 
+    /// ECS services and their deployments, without an HTTP call.
+    pub const fn ecs(&self) -> ecs::Hands<'_> {
+        ecs::Hands(self)
+    }
+
     /// From then on this alarm fires, whatever its metrics say; an alarm that is not there is made.
     pub fn alarm_at(&self, name: &str, at: Timestamp) {
         if self.cloudwatch().state(name).is_none() {
@@ -253,6 +261,7 @@ impl Simulator {
         let answer = match called.service {
             Service::Lambda => world.lambda(called, request, now),
             Service::CloudWatch => world.cloudwatch.answer(called, request, now),
+            Service::Ecs => world.ecs(called, request, now),
         };
         answer.unwrap_or_else(|refusal| called.refuse(&refusal))
     }
@@ -296,19 +305,27 @@ impl Simulator {
 }
 
 impl World {
-    /// Lets everything happen that was to happen until now, minute by minute, so that what one service makes of a minute
-    /// reaches the others in order.
+    /// Lets everything happen that was to happen until now, one thing after the other, so that what one service makes of a
+    /// moment reaches the others in order.
     fn catch_up(&mut self, now: Timestamp) {
-        while let Some(minute) = self.lambda.next_minute(now) {
-            for datum in self.lambda.pass(minute) {
-                self.cloudwatch.record(datum);
-            }
-            self.cloudwatch.pass(minute);
+        while let Some(next) = [self.lambda.next_minute(now), self.ecs.next_due(now)].into_iter().flatten().min() {
+            self.pass(next);
         }
-        for datum in self.lambda.pass(now) {
+        self.pass(now);
+    }
+
+    fn pass(&mut self, until: Timestamp) {
+        for datum in self.lambda.pass(until) {
             self.cloudwatch.record(datum);
         }
-        self.cloudwatch.pass(now);
+        self.cloudwatch.pass(until);
+        let Self { cloudwatch, ecs, .. } = self;
+        ecs.pass(until, &|alarm| cloudwatch.fires(alarm));
+    }
+
+    fn ecs(&mut self, called: &Called, request: &Request<Bytes>, now: Timestamp) -> Result<Response<Bytes>, Refusal> {
+        let Self { cloudwatch, ecs, .. } = self;
+        ecs.answer(called, request, now, &|alarm| cloudwatch.fires(alarm))
     }
 
     fn lambda(

@@ -5,13 +5,14 @@ use http::{Request, Response, StatusCode, header::CONTENT_TYPE};
 use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
 use serde_json::json;
 
-use super::{cloudwatch, lambda};
+use super::{cloudwatch, ecs, lambda};
 
 /// A service that has a room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Service {
     Lambda,
     CloudWatch,
+    Ecs,
 }
 
 /// How a service writes what it says.
@@ -21,6 +22,8 @@ pub(super) enum Protocol {
     RestJson,
     /// JSON with the operation in a header, as CloudWatch by boto3 (1.0).
     Json10,
+    /// The same of version 1.1, as ECS.
+    Json11,
     /// CBOR with the operation in the path, as CloudWatch by the Rust SDK.
     Cbor,
 }
@@ -36,7 +39,7 @@ pub(super) struct Called {
 
 /// The room that a request is for.
 pub(super) fn route(request: &Request<Bytes>) -> Option<Called> {
-    lambda::route(request).or_else(|| cloudwatch::route(request))
+    lambda::route(request).or_else(|| cloudwatch::route(request)).or_else(|| ecs::route(request))
 }
 
 impl Called {
@@ -45,6 +48,7 @@ impl Called {
         let service = match self.service {
             Service::Lambda => "lambda",
             Service::CloudWatch => "cloudwatch",
+            Service::Ecs => "ecs",
         };
         // The one operation of these whose action has another name.
         let action = if self.operation == "Invoke" { "InvokeFunction" } else { &self.operation };
@@ -55,6 +59,10 @@ impl Called {
     pub(super) fn refuse(&self, refusal: &Refusal) -> Response<Bytes> {
         match self.protocol {
             Protocol::RestJson => lambda::refuse(refusal),
+            Protocol::Json11 => {
+                let said = json!({ "__type": refusal.code, "message": refusal.message });
+                json_answer(refusal.status, JSON_1_1, &said)
+            }
             Protocol::Json10 | Protocol::Cbor => cloudwatch::refuse(self, refusal),
         }
     }
@@ -63,7 +71,7 @@ impl Called {
     pub(super) fn throttling(&self) -> Refusal {
         match self.service {
             Service::Lambda => Refusal::new(429, "TooManyRequestsException", "Rate exceeded"),
-            Service::CloudWatch => Refusal::new(400, "ThrottlingException", "Rate exceeded"),
+            Service::CloudWatch | Service::Ecs => Refusal::new(400, "ThrottlingException", "Rate exceeded"),
         }
     }
 }
@@ -109,8 +117,24 @@ impl<'a> Signed<'a> {
 pub(super) fn nobody(request: &Request<Bytes>) -> Response<Bytes> {
     let said =
         json!({ "__type": "UnknownOperationException", "message": format!("no room for {}", request.uri().path()) });
-    json_answer(404, "application/x-amz-json-1.1", &said)
+    json_answer(404, JSON_1_1, &said)
 }
+
+/// The operation of a request in JSON 1.1, if its target begins with this.
+pub(super) fn json_1_1(request: &Request<Bytes>, target: &str) -> Option<String> {
+    Some(request.headers().get("x-amz-target")?.to_str().ok()?.strip_prefix(target)?.into())
+}
+
+/// The body of a request in JSON 1.1; none is an empty object.
+pub(super) fn json_body(request: &Request<Bytes>) -> Result<serde_json::Value, Refusal> {
+    if request.body().is_empty() {
+        return Ok(json!({}));
+    }
+    serde_json::from_slice(request.body())
+        .map_err(|_| Refusal::new(400, "SerializationException", "the body cannot be read as JSON"))
+}
+
+pub(super) const JSON_1_1: &str = "application/x-amz-json-1.1";
 
 /// A page of HTML, as something between client and service gives it.
 pub(super) fn page(status: u16, body: &'static str) -> Response<Bytes> {
