@@ -5,6 +5,8 @@
 pub mod account;
 #[cfg(feature = "cloudwatch")]
 pub mod cloudwatch;
+#[cfg(feature = "ecs")]
+pub mod ecs;
 #[cfg(feature = "account")]
 pub mod error;
 #[cfg(feature = "account")]

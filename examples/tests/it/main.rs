@@ -2,6 +2,8 @@
 
 #[cfg(feature = "compare")]
 mod backtest;
+#[cfg(feature = "aws")]
+mod ecs;
 #[cfg(feature = "heroku")]
 mod heroku;
 #[cfg(feature = "k8s")]

@@ -33,7 +33,7 @@ use serde_json::{Map, Value, json};
 
 pub use self::hands::{Hands, Setup, Started, Time};
 use self::{
-    life::{Around, Takes, find},
+    life::{Around, Takes},
     model::{Families, Service, TaskDefinition, strategy},
 };
 use super::{
@@ -433,7 +433,9 @@ impl Room {
         let named = text(body, "cluster").unwrap_or("default");
         let name = named.rsplit('/').next().unwrap_or(named);
         let known = self.clusters.contains_key(name);
-        known.then(|| name.to_owned()).ok_or_else(|| Refusal::new(400, "ClusterNotFoundException", "Cluster not found."))
+        known
+            .then(|| name.to_owned())
+            .ok_or_else(|| Refusal::new(400, "ClusterNotFoundException", "Cluster not found."))
     }
 
     /// A service's name, of its name or its ARN.
@@ -519,4 +521,3 @@ fn no_service() -> Refusal {
 fn no_deployment() -> Refusal {
     Refusal::new(400, "ServiceDeploymentNotFoundException", "Service deployment not found.")
 }
-

@@ -79,7 +79,7 @@ def call(client, step, kept):
             return {}, f"{type(e).__name__}: {e}"
         except Exception as e:  # boto3 stumbles over what no model has: that is a finding, not the end of the run.
             return {}, f"boto3 cannot read the answer: {type(e).__name__}"
-        if all(answer.get(name) == value for name, value in until.items()):
+        if all(at(answer, name) == value for name, value in until.items()):
             return answer, "ok"
         if time.monotonic() > over:
             return answer, "waited in vain"
@@ -87,10 +87,10 @@ def call(client, step, kept):
 
 
 def at(answer, path):
-    """What is there: `RevisionId`, or `MetricAlarms.0.AlarmArn`."""
+    """What is there: `RevisionId`, or `MetricAlarms.0.AlarmArn`; the last of a list is `-1`."""
     for word in path.split("."):
         if isinstance(answer, list):
-            answer = answer[int(word)] if int(word) < len(answer) else None
+            answer = answer[int(word)] if -len(answer) <= int(word) < len(answer) else None
         else:
             answer = (answer or {}).get(word)
     return answer

@@ -15,7 +15,7 @@ use std::{
 };
 
 use rollback_aws::{
-    cloudwatch, lambda,
+    cloudwatch, ecs, lambda,
     testing::{
         Refusal, Simulator,
         clock::VirtualClock,
@@ -26,7 +26,7 @@ use rollback_core::clock::{Clock as _, SystemClock};
 use serde::Deserialize;
 
 /// What is run: a service, and after the slash the protocol where it is not boto3's own choice.
-const SERVICES: &[&str] = &["lambda", "cloudwatch", "cloudwatch/smithy-rpc-v2-cbor"];
+const SERVICES: &[&str] = &["cloudwatch", "cloudwatch/smithy-rpc-v2-cbor", "ecs", "lambda"];
 
 /// One exchange as `run.py` tells it.
 #[derive(Debug, Deserialize)]
@@ -113,7 +113,16 @@ async fn boto3_finds_every_answer_as_awss_models_and_the_table_want_it() {
     assert!(wrong.is_empty(), "{} of {} exchanges: {wrong:#?}", wrong.len(), exchanges.len());
 
     let ran: BTreeSet<&str> = exchanges.iter().flat_map(|it| &it.operations).map(String::as_str).collect();
-    let lists = [lambda::ROLLOUT, lambda::PUBLISH, cloudwatch::LOOK, cloudwatch::MEASURE, cloudwatch::KEEP];
+    let lists = [
+        cloudwatch::KEEP,
+        cloudwatch::LOOK,
+        cloudwatch::MEASURE,
+        ecs::REGISTER,
+        ecs::ROLLOUT,
+        ecs::SET,
+        lambda::PUBLISH,
+        lambda::ROLLOUT,
+    ];
     let called = lists.into_iter().flatten().map(|permission| permission.action);
     for action in called {
         let (_, operation) = action.split_once(':').expect("service:Operation");

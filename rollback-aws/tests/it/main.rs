@@ -4,6 +4,8 @@ mod boto3;
 mod cloudwatch_gates;
 mod cloudwatch_room;
 mod cloudwatch_set;
+mod ecs_room;
+mod ecs_service;
 mod frame;
 mod lambda_alias;
 mod lambda_publish;

@@ -30,6 +30,15 @@ impl Setup {
         Self { desired: 4, controller: "ECS".into(), config: deployment_configuration, load_balancers }
     }
 
+    /// With these members of its `deploymentConfiguration` instead.
+    #[must_use]
+    pub fn with(mut self, deployment_configuration: &Value) -> Self {
+        for (name, value) in deployment_configuration.as_object().into_iter().flatten() {
+            self.config[name] = value.clone();
+        }
+        self
+    }
+
     /// So many tasks.
     #[must_use]
     pub const fn desired(mut self, tasks: u64) -> Self {
@@ -48,8 +57,7 @@ impl Setup {
     #[must_use]
     pub fn behind(mut self, container: &str, port: u16) -> Self {
         let group = "arn:aws:elasticloadbalancing:us-east-1:123456789012:targetgroup/shop/0123456789abcdef";
-        self.load_balancers =
-            json!([{ "targetGroupArn": group, "containerName": container, "containerPort": port }]);
+        self.load_balancers = json!([{ "targetGroupArn": group, "containerName": container, "containerPort": port }]);
         self
     }
 }

@@ -93,9 +93,14 @@ impl Service {
 
     /// Turns the deployment back to its source; one without a source just stops.
     pub(super) fn go_back(&mut self, reason: &str, now: Timestamp) {
-        let Some(last) = self.deployments.last_mut().filter(|it| it.is_ongoing() && !it.is_going_back()) else { return };
+        let Some(last) = self.deployments.last_mut().filter(|it| it.is_ongoing() && !it.is_going_back()) else {
+            return;
+        };
         last.reason = Some(reason.into());
         last.updated = now;
+        if let Some(hook) = last.hooks.last_mut().filter(|hook| hook.status == "AWAITING_ACTION") {
+            hook.status = "FAILED";
+        }
         let Some(source) = last.sources.first().cloned() else {
             last.end("STOPPED", now);
             last.stopped = Some(now);
@@ -188,7 +193,9 @@ impl Service {
     /// ECS's own guards: circuit breaker and alarms.
     fn guard(&mut self, now: Timestamp, around: &Around<'_>) {
         let desired = self.desired;
-        let Some(last) = self.deployments.last_mut().filter(|it| it.is_ongoing() && it.started.is_some()) else { return };
+        let Some(last) = self.deployments.last_mut().filter(|it| it.is_ongoing() && it.started.is_some()) else {
+            return;
+        };
         let tripped = last.failures >= last.threshold(desired);
         if last.is_going_back() {
             if tripped {
@@ -199,7 +206,10 @@ impl Service {
         if last.breaker("enable") && tripped {
             let id = last.arn.rsplit('/').next().unwrap_or_default().to_owned();
             let goes_back = last.breaker("rollback");
-            self.say(now, format!("(service {}) (deployment {id}) deployment failed: tasks failed to start.", self.name));
+            self.say(
+                now,
+                format!("(service {}) (deployment {id}) deployment failed: tasks failed to start.", self.name),
+            );
             return if goes_back {
                 self.go_back("Service deployment rolled back because the circuit breaker threshold was exceeded.", now);
             } else {
@@ -358,14 +368,16 @@ impl Service {
             }
             self.start(target, now, around);
         }
-        self.running(target) >= self.desired && !self.tasks.iter().any(|it| it.stopped.is_none() && it.revision != target)
+        self.running(target) >= self.desired
+            && !self.tasks.iter().any(|it| it.stopped.is_none() && it.revision != target)
     }
 
     fn start(&mut self, revision: &str, now: Timestamp, around: &Around<'_>) {
         let task_definition = self.revision(revision).map(|it| it.task_definition.clone()).unwrap_or_default();
         let known = find(around.families, &task_definition);
         let text = |it: &Value, name: &str| it[name].as_str().unwrap_or_default().to_owned();
-        let containers = known.map(|it| it.containers().iter().map(|it| (text(it, "name"), text(it, "image"))).collect());
+        let containers =
+            known.map(|it| it.containers().iter().map(|it| (text(it, "name"), text(it, "image"))).collect());
         self.tasks.push(Task {
             arn: format!("{}/{}", self.cluster_arn.replacen(":cluster/", ":task/", 1), uuid::Uuid::new_v4().simple()),
             revision: revision.into(),
