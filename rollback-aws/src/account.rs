@@ -86,6 +86,12 @@ impl Account {
         aws_sdk_codedeploy::Client::new(&self.sdk)
     }
 
+    /// A client for ECS.
+    #[cfg(feature = "ecs")]
+    pub fn ecs(&self) -> aws_sdk_ecs::Client {
+        aws_sdk_ecs::Client::new(&self.sdk)
+    }
+
     /// A client for CloudWatch.
     #[cfg(feature = "cloudwatch")]
     pub fn cloudwatch(&self) -> aws_sdk_cloudwatch::Client {

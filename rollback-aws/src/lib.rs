@@ -7,6 +7,8 @@ pub mod account;
 pub mod cloudwatch;
 #[cfg(feature = "codedeploy")]
 pub mod codedeploy;
+#[cfg(feature = "ecs")]
+pub mod ecs;
 #[cfg(feature = "account")]
 pub mod error;
 #[cfg(feature = "account")]

@@ -31,6 +31,7 @@ mod client;
 pub mod clock;
 pub mod cloudwatch;
 pub mod codedeploy;
+pub mod ecs;
 pub mod fault;
 pub mod lambda;
 pub mod logs;
@@ -78,6 +79,7 @@ struct World {
     cloudwatch: cloudwatch::Room,
     logs: logs::Room,
     codedeploy: codedeploy::Room,
+    ecs: ecs::Room,
     /// Access keys whose credentials have expired.
     expired: BTreeSet<String>,
     /// Actions that no policy allows, as in `lambda:UpdateAlias`.
@@ -106,6 +108,7 @@ impl Simulator {
             cloudwatch: cloudwatch::Room::new(region, clock.now()),
             logs: logs::Room::default(),
             codedeploy: codedeploy::Room::new(region),
+            ecs: ecs::Room::new(region, clock.now()),
             expired: BTreeSet::new(),
             denied: BTreeSet::new(),
             checks_clocks: false,
@@ -214,6 +217,11 @@ impl Simulator {
         codedeploy::Hands(self)
     }
 
+    /// ECS services and their deployments, without an HTTP call.
+    pub const fn ecs(&self) -> ecs::Hands<'_> {
+        ecs::Hands(self)
+    }
+
     /// From then on this alarm fires, whatever its metrics say; an alarm that is not there is made.
     pub fn alarm_at(&self, name: &str, at: Timestamp) {
         if self.cloudwatch().state(name).is_none() {
@@ -271,6 +279,7 @@ impl Simulator {
             Service::CloudWatch => world.cloudwatch.answer(called, request, now),
             Service::Logs => world.logs.answer(&called.operation, request),
             Service::CodeDeploy => world.codedeploy.answer(called, request, now),
+            Service::Ecs => world.ecs(called, request, now),
         };
         answer.unwrap_or_else(|refusal| called.refuse(&refusal))
     }
@@ -314,13 +323,18 @@ impl Simulator {
 }
 
 impl World {
-    /// Lets everything happen that was to happen until now, minute by minute, so that what one service makes of a minute
-    /// reaches the others in order.
+    /// Lets everything happen that was to happen until now, one thing after the other, so that what one service makes of a
+    /// moment reaches the others in order.
     fn catch_up(&mut self, now: Timestamp) {
-        while let Some(next) = self.lambda.next_minute(now).into_iter().chain(self.codedeploy.next(now)).min() {
+        while let Some(next) = self.next(now) {
             self.pass(next);
         }
         self.pass(now);
+    }
+
+    /// When something is to happen next, until now.
+    fn next(&self, now: Timestamp) -> Option<Timestamp> {
+        [self.lambda.next_minute(now), self.codedeploy.next(now), self.ecs.next_due(now)].into_iter().flatten().min()
     }
 
     fn pass(&mut self, until: Timestamp) {
@@ -329,6 +343,13 @@ impl World {
         }
         self.cloudwatch.pass(until);
         self.codedeploy.pass(until, &self.cloudwatch);
+        let Self { cloudwatch, ecs, .. } = self;
+        ecs.pass(until, &|alarm| cloudwatch.fires(alarm));
+    }
+
+    fn ecs(&mut self, called: &Called, request: &Request<Bytes>, now: Timestamp) -> Result<Response<Bytes>, Refusal> {
+        let Self { cloudwatch, ecs, .. } = self;
+        ecs.answer(called, request, now, &|alarm| cloudwatch.fires(alarm))
     }
 
     fn lambda(

@@ -3,18 +3,19 @@
 use std::{process::ExitCode, time::Duration};
 
 use clap::Parser;
-use rollback_aws::testing::{Simulator, clock::VirtualClock, codedeploy::Shape, lambda::Build};
+use rollback_aws::testing::{Simulator, clock::VirtualClock, codedeploy::Shape, ecs::Setup, lambda::Build};
 use rollback_core::clock::{Clock as _, SystemClock};
 use rollback_examples::tool::say;
 use serde_json::json;
 
 /// A simulated AWS account on a port of this machine: Lambda functions, versions and aliases, CloudWatch alarms, CodeDeploy
-/// groups and deployments, with AWS's refusals.
+/// groups and deployments, ECS services and their deployments, with AWS's refusals.
 ///
 /// It forgets everything when it ends. Any credentials will do. With --demo it has the function checkout, whose alias live is
-/// at version 1 and is called 600 times a minute; version 2 is good, and 3 of 10 calls of version 3 fail; and the deployment
-/// group production of the application shop, three instances on which version v1 of s3://builds/shop.zip serves, and the
-/// alarm shop-errors.
+/// at version 1 and is called 600 times a minute; version 2 is good, and 3 of 10 calls of version 3 fail; the deployment group
+/// production of the application shop, three instances on which version v1 of s3://builds/shop.zip serves, with the alarm
+/// shop-errors; and the service shop/checkout, a canary of 10 % at checkout:1; checkout:2 is good, and tasks of checkout:3 end
+/// with 1.
 #[derive(Parser)]
 #[command(name = "aws-simulator")]
 #[command(
@@ -32,7 +33,7 @@ struct Args {
     /// Its time passes so many times as fast.
     #[arg(long, value_name = "TIMES", default_value_t = 1)]
     pace: u32,
-    /// Begin with the function checkout.
+    /// Begin with the function checkout and the service shop/checkout.
     #[arg(long)]
     demo: bool,
 }
@@ -54,6 +55,17 @@ async fn main() -> ExitCode {
         let bundle = json!({ "bucket": "builds", "key": "shop.zip", "bundleType": "zip", "version": "v1" });
         aws.codedeploy().serve("shop", "production", &json!({ "revisionType": "S3", "s3Location": bundle }));
         aws.cloudwatch().alarm("shop-errors");
+        let ecs = aws.ecs();
+        for environment in [&[][..], &[], &[("SIMULATOR_EXIT_CODE", "1")]] {
+            ecs.register("checkout", "registry.example/checkout", environment);
+        }
+        let canary = json!({ "canaryPercent": 10.0, "canaryBakeTimeInMinutes": 0 });
+        let breaker = json!({ "enable": true, "rollback": true });
+        let config = json!({
+            "strategy": "CANARY", "canaryConfiguration": canary, "deploymentCircuitBreaker": breaker,
+        });
+        ecs.service("shop", "checkout", "checkout:1", &Setup::new(config));
+        aws.cloudwatch().alarm("checkout-errors");
     }
     let server = match aws.listen(&args.listen).await {
         Ok(server) => server,

@@ -4,6 +4,8 @@
 mod backtest;
 #[cfg(feature = "aws")]
 mod codedeploy;
+#[cfg(feature = "aws")]
+mod ecs;
 #[cfg(feature = "heroku")]
 mod heroku;
 #[cfg(feature = "k8s")]

@@ -158,6 +158,23 @@ impl Alarms {
         board.wakes.push(wake);
     }
 
+    /// Which of these are not there or not quiet now, and why.
+    #[cfg(feature = "ecs")]
+    pub(crate) async fn unfit(&self, names: &[String]) -> Result<Vec<(String, String)>> {
+        let mut unfit = Vec::new();
+        for (name, read) in names.iter().zip(self.read_now(names).await) {
+            let why = match read.found {
+                Found::One(alarm) if alarm.state == StateValue::Alarm => format!("fires: {}", alarm.reason),
+                Found::One(_) => continue,
+                Found::Missing => "is not there".into(),
+                Found::Several => "names several alarms".into(),
+                Found::Failed(failure) => return Err(failure.error()),
+            };
+            unfit.push((name.clone(), why));
+        }
+        Ok(unfit)
+    }
+
     /// What is known of these names, not older than the interval.
     pub(super) async fn read(&self, names: &[String]) -> Vec<Read> {
         self.read_until(names, |inner, sent, _| sent.elapsed() < inner.interval).await

@@ -96,6 +96,11 @@ impl Room {
         self.series.record(datum, shown);
     }
 
+    /// Whether there is such an alarm and it fires.
+    pub(super) fn fires(&self, name: &str) -> bool {
+        self.alarms.get(name).is_some_and(|alarm| alarm.state == State::Alarm)
+    }
+
     /// Lets everything happen that was to happen until now: alarms are evaluated when they are due.
     pub(super) fn pass(&mut self, now: Timestamp) {
         let every = self.alarms.values().filter_map(|alarm| match &alarm.kind {

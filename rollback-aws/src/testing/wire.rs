@@ -5,7 +5,7 @@ use http::{Request, Response, StatusCode, header::CONTENT_TYPE};
 use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
 use serde_json::json;
 
-use super::{cloudwatch, codedeploy, lambda, logs};
+use super::{cloudwatch, codedeploy, ecs, lambda, logs};
 
 /// A service that has a room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +13,7 @@ pub(super) enum Service {
     Lambda,
     CloudWatch,
     CodeDeploy,
+    Ecs,
     Logs,
 }
 
@@ -23,7 +24,7 @@ pub(super) enum Protocol {
     RestJson,
     /// JSON with the operation in a header, as CloudWatch by boto3 (1.0).
     Json10,
-    /// The same, older, as CodeDeploy (1.1).
+    /// The same of version 1.1, as CodeDeploy and ECS.
     Json11,
     /// CBOR with the operation in the path, as CloudWatch by the Rust SDK.
     Cbor,
@@ -40,7 +41,8 @@ pub(super) struct Called {
 
 /// The room that a request is for.
 pub(super) fn route(request: &Request<Bytes>) -> Option<Called> {
-    [lambda::route, cloudwatch::route, codedeploy::route, logs::route].iter().find_map(|room| room(request))
+    let rooms = [lambda::route, cloudwatch::route, codedeploy::route, ecs::route, logs::route];
+    rooms.iter().find_map(|room| room(request))
 }
 
 impl Called {
@@ -51,6 +53,7 @@ impl Called {
             Service::CloudWatch => "cloudwatch",
             Service::Logs => "logs",
             Service::CodeDeploy => "codedeploy",
+            Service::Ecs => "ecs",
         };
         // The one operation of these whose action has another name.
         let action = if self.operation == "Invoke" { "InvokeFunction" } else { &self.operation };
@@ -130,6 +133,15 @@ pub(super) fn nobody(request: &Request<Bytes>) -> Response<Bytes> {
     let said =
         json!({ "__type": "UnknownOperationException", "message": format!("no room for {}", request.uri().path()) });
     json_answer(404, JSON_1_1, &said)
+}
+
+/// The body of a request in JSON 1.1; none is an empty object.
+pub(super) fn json_body(request: &Request<Bytes>) -> Result<serde_json::Value, Refusal> {
+    if request.body().is_empty() {
+        return Ok(json!({}));
+    }
+    serde_json::from_slice(request.body())
+        .map_err(|_| Refusal::new(400, "SerializationException", "the body cannot be read as JSON"))
 }
 
 /// A page of HTML, as something between client and service gives it.

@@ -87,10 +87,10 @@ def call(client, step, kept):
 
 
 def at(answer, path):
-    """What is there: `RevisionId`, or `MetricAlarms.0.AlarmArn`."""
+    """What is there: `RevisionId`, or `MetricAlarms.0.AlarmArn`; the last of a list is `-1`."""
     for word in path.split("."):
         if isinstance(answer, list):
-            answer = answer[int(word)] if int(word) < len(answer) else None
+            answer = answer[int(word)] if -len(answer) <= int(word) < len(answer) else None
         else:
             answer = (answer or {}).get(word)
     return answer

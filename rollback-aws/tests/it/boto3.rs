@@ -15,7 +15,7 @@ use std::{
 };
 
 use rollback_aws::{
-    cloudwatch, codedeploy, lambda,
+    cloudwatch, codedeploy, ecs, lambda,
     testing::{
         Refusal, Simulator,
         clock::VirtualClock,
@@ -26,7 +26,7 @@ use rollback_core::clock::{Clock as _, SystemClock};
 use serde::Deserialize;
 
 /// What is run: a service, and after the slash the protocol where it is not boto3's own choice.
-const SERVICES: &[&str] = &["lambda", "cloudwatch", "cloudwatch/smithy-rpc-v2-cbor", "codedeploy", "logs"];
+const SERVICES: &[&str] = &["cloudwatch", "cloudwatch/smithy-rpc-v2-cbor", "codedeploy", "ecs", "lambda", "logs"];
 
 /// What MiniStack does not know at all.
 const NOT_MINISTACKS: &[&str] = &["codedeploy"];
@@ -126,6 +126,9 @@ async fn boto3_finds_every_answer_as_awss_models_and_the_table_want_it() {
         codedeploy::ROLLOUT,
         codedeploy::BESIDES,
         &[codedeploy::PUT_HOOK],
+        ecs::REGISTER,
+        ecs::ROLLOUT,
+        ecs::SET,
     ];
     let called = lists.into_iter().flatten().map(|permission| permission.action);
     for action in called {

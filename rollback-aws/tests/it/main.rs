@@ -6,6 +6,8 @@ mod cloudwatch_room;
 mod cloudwatch_set;
 mod codedeploy_group;
 mod codedeploy_room;
+mod ecs_room;
+mod ecs_service;
 mod frame;
 mod lambda_alias;
 mod lambda_publish;
