@@ -5,6 +5,8 @@
 pub mod account;
 #[cfg(feature = "cloudwatch")]
 pub mod cloudwatch;
+#[cfg(feature = "dynamodb")]
+pub mod dynamodb;
 #[cfg(feature = "account")]
 pub mod error;
 #[cfg(feature = "account")]
@@ -13,5 +15,9 @@ pub mod iam;
 pub mod lambda;
 #[cfg(feature = "responder")]
 pub mod responder;
+#[cfg(feature = "route53")]
+pub mod route53;
+#[cfg(feature = "sns")]
+pub mod sns;
 #[cfg(feature = "testing")]
 pub mod testing;

@@ -30,10 +30,13 @@
 mod client;
 pub mod clock;
 pub mod cloudwatch;
+pub mod dynamodb;
 pub mod fault;
 pub mod lambda;
 mod metric;
+pub mod route53;
 mod server;
+pub mod sns;
 mod wire;
 
 use std::{
@@ -74,6 +77,9 @@ pub struct Simulator {
 struct World {
     lambda: lambda::Room,
     cloudwatch: cloudwatch::Room,
+    dynamodb: dynamodb::Room,
+    route53: route53::Room,
+    sns: sns::Room,
     /// Access keys whose credentials have expired.
     expired: BTreeSet<String>,
     /// Actions that no policy allows, as in `lambda:UpdateAlias`.
@@ -100,6 +106,9 @@ impl Simulator {
         let world = World {
             lambda: lambda::Room::new(region, clock.now()),
             cloudwatch: cloudwatch::Room::new(region, clock.now()),
+            dynamodb: dynamodb::Room::new(region),
+            route53: route53::Room::new(),
+            sns: sns::Room::new(region),
             expired: BTreeSet::new(),
             denied: BTreeSet::new(),
             checks_clocks: false,
@@ -198,6 +207,21 @@ impl Simulator {
         cloudwatch::Hands(self)
     }
 
+    /// Tables, without an HTTP call.
+    pub const fn dynamodb(&self) -> dynamodb::Hands<'_> {
+        dynamodb::Hands(self)
+    }
+
+    /// Hosted zones and what name servers answer, without an HTTP call.
+    pub const fn route53(&self) -> route53::Hands<'_> {
+        route53::Hands(self)
+    }
+
+    /// Topics, without an HTTP call.
+    pub const fn sns(&self) -> sns::Hands<'_> {
+        sns::Hands(self)
+    }
+
     /// From then on this alarm fires, whatever its metrics say; an alarm that is not there is made.
     pub fn alarm_at(&self, name: &str, at: Timestamp) {
         if self.cloudwatch().state(name).is_none() {
@@ -253,6 +277,9 @@ impl Simulator {
         let answer = match called.service {
             Service::Lambda => world.lambda(called, request, now),
             Service::CloudWatch => world.cloudwatch.answer(called, request, now),
+            Service::DynamoDb => world.dynamodb.answer(called, request, now),
+            Service::Route53 => world.route53.answer(called, request, now),
+            Service::Sns => world.sns.answer(called, request, now),
         };
         answer.unwrap_or_else(|refusal| called.refuse(&refusal))
     }
@@ -261,7 +288,9 @@ impl Simulator {
     fn admit(&self, world: &World, called: &Called, request: &Request<Bytes>, now: Timestamp) -> Result<(), Refusal> {
         let signed = wire::Signed::of(request)
             .ok_or_else(|| Refusal::new(403, "MissingAuthenticationTokenException", "Missing Authentication Token"))?;
-        if signed.region != &*self.region {
+        // Route 53 is one for all regions of a partition, and signed for in this one.
+        let region = if called.service == Service::Route53 { REGION } else { &*self.region };
+        if signed.region != region {
             let why = "Credential should be scoped to a valid region.";
             return Err(Refusal::new(403, "InvalidSignatureException", why));
         }
@@ -278,8 +307,7 @@ impl Simulator {
             let why = "The security token included in the request is expired";
             return Err(Refusal::new(403, "ExpiredTokenException", why));
         }
-        let action = called.action();
-        if world.denied.contains(&action) {
+        if let Some(action) = called.needs(request).iter().find(|action| world.denied.contains(*action)) {
             let partition = crate::account::partition(&self.region);
             let why = format!(
                 "User: arn:{partition}:iam::{ACCOUNT}:user/simulated is not authorized to perform: {action} because no \
@@ -309,6 +337,8 @@ impl World {
             self.cloudwatch.record(datum);
         }
         self.cloudwatch.pass(now);
+        self.dynamodb.pass(now);
+        self.route53.pass(now);
     }
 
     fn lambda(
