@@ -4,6 +4,7 @@ mod boto3;
 mod cloudwatch_gates;
 mod cloudwatch_room;
 mod cloudwatch_set;
+mod dynamodb_replicas;
 mod dynamodb_room;
 mod dynamodb_store;
 mod frame;

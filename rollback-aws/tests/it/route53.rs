@@ -39,6 +39,7 @@ struct Dns {
     aws: Simulator,
     pristine: Snapshot,
     resets: AtomicU64,
+    propagation: Duration,
 }
 
 impl Dns {
@@ -55,11 +56,23 @@ impl Dns {
             aws.route53().simple(ZONE, other, "A", "192.0.2.9");
         }
         let pristine = aws.route53().snapshot();
-        Self { aws, pristine, resets: AtomicU64::new(0) }
+        Self { aws, pristine, resets: AtomicU64::new(0), propagation: Duration::from_secs(120) }
+    }
+
+    /// The same where everything takes seconds: a sweep is some hundred rollouts.
+    fn quick() -> Self {
+        let quick = Self { propagation: Duration::from_secs(2), ..Self::new() };
+        quick.aws.route53().propagation(Duration::from_secs(1));
+        for kind in ["A", "AAAA"] {
+            quick.aws.route53().ttl(ZONE, NAME, kind, Duration::from_secs(1));
+        }
+        quick.aws.route53().rate(None);
+        let pristine = quick.aws.route53().snapshot();
+        Self { pristine, ..quick }
     }
 
     fn weighted(&self) -> Weighted {
-        Weighted::new(&self.aws.account(), ZONE, NAME).expect("good names")
+        Weighted::new(&self.aws.account(), ZONE, NAME).expect("good names").propagation(self.propagation)
     }
 
     fn weights(&self) -> BTreeMap<String, u64> {
@@ -132,8 +145,7 @@ macro_rules! sweeps {
     ($($name:ident: $kind:ident;)*) => {$(
         #[tokio::test(start_paused = true)]
         async fn $name() {
-            let dns = Dns::new();
-            dns.aws.route53().rate(None);
+            let dns = Dns::quick();
             eprintln!("{}: {}", stringify!($kind), Sweep::of(&dns).$kind().await);
         }
     )*};
