@@ -75,6 +75,7 @@ fn kind(status: u16, full: &str, message: &str) -> ErrorKind {
         | "SlowDown"
         | "BandwidthLimitExceeded"
         | "EC2Throttled"
+        | "KMSThrottling"
         | "ProvisionedThroughputExceeded"
         | "PriorRequestNotComplete" => ErrorKind::Throttled,
         "AccessDenied"

@@ -7,6 +7,8 @@ pub mod account;
 pub mod cloudwatch;
 #[cfg(feature = "codedeploy")]
 pub mod codedeploy;
+#[cfg(feature = "dynamodb")]
+pub mod dynamodb;
 #[cfg(feature = "ecs")]
 pub mod ecs;
 #[cfg(feature = "account")]
@@ -17,5 +19,9 @@ pub mod iam;
 pub mod lambda;
 #[cfg(feature = "responder")]
 pub mod responder;
+#[cfg(feature = "route53")]
+pub mod route53;
+#[cfg(feature = "sns")]
+pub mod sns;
 #[cfg(feature = "testing")]
 pub mod testing;

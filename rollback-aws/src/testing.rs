@@ -31,12 +31,15 @@ mod client;
 pub mod clock;
 pub mod cloudwatch;
 pub mod codedeploy;
+pub mod dynamodb;
 pub mod ecs;
 pub mod fault;
 pub mod lambda;
 pub mod logs;
 mod metric;
+pub mod route53;
 mod server;
+pub mod sns;
 mod wire;
 
 use std::{
@@ -75,11 +78,14 @@ pub struct Simulator {
 /// make alarms), and a test wants one order of events.
 #[derive(Debug)]
 struct World {
-    lambda: lambda::Room,
     cloudwatch: cloudwatch::Room,
-    logs: logs::Room,
     codedeploy: codedeploy::Room,
+    dynamodb: dynamodb::Room,
     ecs: ecs::Room,
+    lambda: lambda::Room,
+    logs: logs::Room,
+    route53: route53::Room,
+    sns: sns::Room,
     /// Access keys whose credentials have expired.
     expired: BTreeSet<String>,
     /// Actions that no policy allows, as in `lambda:UpdateAlias`.
@@ -104,11 +110,14 @@ impl Simulator {
     /// An empty account with this clock, in this region.
     pub fn at(clock: VirtualClock, region: &str) -> Self {
         let world = World {
-            lambda: lambda::Room::new(region, clock.now()),
             cloudwatch: cloudwatch::Room::new(region, clock.now()),
-            logs: logs::Room::default(),
             codedeploy: codedeploy::Room::new(region),
+            dynamodb: dynamodb::Room::new(region),
             ecs: ecs::Room::new(region, clock.now()),
+            lambda: lambda::Room::new(region, clock.now()),
+            logs: logs::Room::default(),
+            route53: route53::Room::new(),
+            sns: sns::Room::new(region),
             expired: BTreeSet::new(),
             denied: BTreeSet::new(),
             checks_clocks: false,
@@ -222,6 +231,21 @@ impl Simulator {
         ecs::Hands(self)
     }
 
+    /// Tables, without an HTTP call.
+    pub const fn dynamodb(&self) -> dynamodb::Hands<'_> {
+        dynamodb::Hands(self)
+    }
+
+    /// Hosted zones and what name servers answer, without an HTTP call.
+    pub const fn route53(&self) -> route53::Hands<'_> {
+        route53::Hands(self)
+    }
+
+    /// Topics, without an HTTP call.
+    pub const fn sns(&self) -> sns::Hands<'_> {
+        sns::Hands(self)
+    }
+
     /// From then on this alarm fires, whatever its metrics say; an alarm that is not there is made.
     pub fn alarm_at(&self, name: &str, at: Timestamp) {
         if self.cloudwatch().state(name).is_none() {
@@ -280,6 +304,9 @@ impl Simulator {
             Service::Logs => world.logs.answer(&called.operation, request),
             Service::CodeDeploy => world.codedeploy.answer(called, request, now),
             Service::Ecs => world.ecs(called, request, now),
+            Service::DynamoDb => world.dynamodb.answer(called, request, now),
+            Service::Route53 => world.route53.answer(called, request, now),
+            Service::Sns => world.sns.answer(called, request, now),
         };
         answer.unwrap_or_else(|refusal| called.refuse(&refusal))
     }
@@ -288,7 +315,9 @@ impl Simulator {
     fn admit(&self, world: &World, called: &Called, request: &Request<Bytes>, now: Timestamp) -> Result<(), Refusal> {
         let signed = wire::Signed::of(request)
             .ok_or_else(|| Refusal::new(403, "MissingAuthenticationTokenException", "Missing Authentication Token"))?;
-        if signed.region != &*self.region {
+        // Route 53 is one for all regions of a partition, and signed for in this one.
+        let region = if called.service == Service::Route53 { REGION } else { &*self.region };
+        if signed.region != region {
             let why = "Credential should be scoped to a valid region.";
             return Err(Refusal::new(403, "InvalidSignatureException", why));
         }
@@ -305,8 +334,7 @@ impl Simulator {
             let why = "The security token included in the request is expired";
             return Err(Refusal::new(403, "ExpiredTokenException", why));
         }
-        let action = called.action();
-        if world.denied.contains(&action) {
+        if let Some(action) = called.needs(request).iter().find(|action| world.denied.contains(*action)) {
             let partition = crate::account::partition(&self.region);
             let why = format!(
                 "User: arn:{partition}:iam::{ACCOUNT}:user/simulated is not authorized to perform: {action} because no \
@@ -345,6 +373,8 @@ impl World {
         self.codedeploy.pass(until, &self.cloudwatch);
         let Self { cloudwatch, ecs, .. } = self;
         ecs.pass(until, &|alarm| cloudwatch.fires(alarm));
+        self.dynamodb.pass(until);
+        self.route53.pass(until);
     }
 
     fn ecs(&mut self, called: &Called, request: &Request<Bytes>, now: Timestamp) -> Result<Response<Bytes>, Refusal> {

@@ -243,7 +243,7 @@ const fn is_unseen(c: char) -> bool {
 }
 
 /// The text, cut to so many characters; what is cut shows as `…`.
-#[cfg(any(feature = "email", feature = "report"))]
+#[cfg(any(feature = "courier", feature = "report"))]
 pub(crate) fn clipped(text: &str, most: usize) -> String {
     if text.chars().count() <= most {
         return text.into();

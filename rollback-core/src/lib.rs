@@ -2,7 +2,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod backend;
-#[cfg(any(feature = "email", feature = "report", feature = "webhook"))]
+#[cfg(any(feature = "courier", feature = "report"))]
 mod brief;
 pub mod clock;
 pub mod engine;

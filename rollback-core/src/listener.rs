@@ -15,7 +15,7 @@ use jiff::Timestamp;
 
 use crate::rollout::{Rollout, What};
 
-#[cfg(any(feature = "email", feature = "webhook"))]
+#[cfg(feature = "courier")]
 mod channel;
 #[cfg(feature = "email")]
 mod email;
@@ -28,11 +28,13 @@ mod metrics;
 mod progress;
 #[cfg(feature = "webhook")]
 mod slack;
+#[cfg(feature = "courier")]
+mod told;
 #[cfg(feature = "webhook")]
 mod webhook;
 
-#[cfg(any(feature = "email", feature = "webhook"))]
-pub use self::channel::{Tally, Tell};
+#[cfg(feature = "courier")]
+pub use self::channel::{Channel, Courier, Tally, Tell};
 #[cfg(feature = "email")]
 pub use self::email::Email;
 #[cfg(feature = "report")]

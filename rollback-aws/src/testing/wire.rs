@@ -1,20 +1,25 @@
 //! What is the same on every service's wire: who is asked for what, who signed it, how an error looks.
 
+use std::{collections::BTreeMap, fmt::Write as _};
+
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, header::CONTENT_TYPE};
 use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::{cloudwatch, codedeploy, ecs, lambda, logs};
+use super::{cloudwatch, codedeploy, dynamodb, ecs, lambda, logs, route53, sns};
 
 /// A service that has a room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Service {
-    Lambda,
     CloudWatch,
     CodeDeploy,
+    DynamoDb,
     Ecs,
+    Lambda,
     Logs,
+    Route53,
+    Sns,
 }
 
 /// How a service writes what it says.
@@ -22,12 +27,16 @@ pub(super) enum Service {
 pub(super) enum Protocol {
     /// REST with JSON bodies: Lambda.
     RestJson,
-    /// JSON with the operation in a header, as CloudWatch by boto3 (1.0).
+    /// JSON with the operation in a header (1.0): DynamoDB, and CloudWatch by boto3.
     Json10,
     /// The same of version 1.1, as CodeDeploy and ECS.
     Json11,
     /// CBOR with the operation in the path, as CloudWatch by the Rust SDK.
     Cbor,
+    /// A form with the operation in it, answered in XML: SNS.
+    Query,
+    /// REST with bodies of XML: Route 53.
+    RestXml,
 }
 
 /// A request that a room has claimed.
@@ -41,7 +50,16 @@ pub(super) struct Called {
 
 /// The room that a request is for.
 pub(super) fn route(request: &Request<Bytes>) -> Option<Called> {
-    let rooms = [lambda::route, cloudwatch::route, codedeploy::route, ecs::route, logs::route];
+    let rooms = [
+        cloudwatch::route,
+        codedeploy::route,
+        dynamodb::route,
+        ecs::route,
+        lambda::route,
+        logs::route,
+        route53::route,
+        sns::route,
+    ];
     rooms.iter().find_map(|room| room(request))
 }
 
@@ -49,23 +67,37 @@ impl Called {
     /// As policies name it, `lambda:UpdateAlias`.
     pub(super) fn action(&self) -> String {
         let service = match self.service {
-            Service::Lambda => "lambda",
             Service::CloudWatch => "cloudwatch",
-            Service::Logs => "logs",
             Service::CodeDeploy => "codedeploy",
+            Service::DynamoDb => "dynamodb",
             Service::Ecs => "ecs",
+            Service::Lambda => "lambda",
+            Service::Logs => "logs",
+            Service::Route53 => "route53",
+            Service::Sns => "sns",
         };
         // The one operation of these whose action has another name.
         let action = if self.operation == "Invoke" { "InvokeFunction" } else { &self.operation };
         format!("{service}:{action}")
     }
 
+    /// What whoever sends this must be allowed: its own action, except where it is allowed by what it is made of.
+    pub(super) fn needs(&self, request: &Request<Bytes>) -> Vec<String> {
+        match (self.service, self.operation.as_str()) {
+            (Service::DynamoDb, "TransactWriteItems") => dynamodb::needs(request),
+            _ => vec![self.action()],
+        }
+    }
+
     /// An error as this service writes it.
     pub(super) fn refuse(&self, refusal: &Refusal) -> Response<Bytes> {
         match self.protocol {
+            _ if self.service == Service::DynamoDb => dynamodb::refuse(refusal),
             Protocol::RestJson => lambda::refuse(refusal),
             Protocol::Json10 | Protocol::Cbor => cloudwatch::refuse(self, refusal),
             Protocol::Json11 => refuse_json_1_1(refusal),
+            Protocol::Query => query_refusal(sns::NAMESPACE, &sns::spelled(refusal)),
+            Protocol::RestXml => query_refusal(route53::NAMESPACE, &route53::spelled(refusal)),
         }
     }
 
@@ -73,7 +105,17 @@ impl Called {
     pub(super) fn throttling(&self) -> Refusal {
         match self.service {
             Service::Lambda => Refusal::new(429, "TooManyRequestsException", "Rate exceeded"),
-            _ => Refusal::new(400, "ThrottlingException", "Rate exceeded"),
+            Service::CloudWatch | Service::CodeDeploy | Service::Ecs | Service::Logs => {
+                Refusal::new(400, "ThrottlingException", "Rate exceeded")
+            }
+            Service::DynamoDb => Refusal::new(
+                400,
+                "ProvisionedThroughputExceededException",
+                "The level of configured provisioned throughput for the table was exceeded. Consider increasing your \
+                 provisioning level with the UpdateTable API.",
+            ),
+            Service::Route53 => Refusal::new(400, "Throttling", "Rate exceeded"),
+            Service::Sns => Refusal::new(429, "Throttled", "Rate exceeded"),
         }
     }
 }
@@ -153,8 +195,101 @@ pub(super) fn page(status: u16, body: &'static str) -> Response<Bytes> {
 }
 
 /// An answer of JSON, with a request id as every answer of AWS has one.
-pub(super) fn json_answer(status: u16, kind: &'static str, body: &serde_json::Value) -> Response<Bytes> {
+pub(super) fn json_answer(status: u16, kind: &'static str, body: &Value) -> Response<Bytes> {
     bytes_answer(status, kind, Bytes::from(body.to_string()))
+}
+
+/// The form of a request by the query protocol.
+pub(super) fn query(request: &Request<Bytes>) -> Option<BTreeMap<String, String>> {
+    let decoded = |text: &str| {
+        let spaced = text.replace('+', " ");
+        percent_encoding::percent_decode_str(&spaced).decode_utf8().ok().map(String::from)
+    };
+    let body = std::str::from_utf8(request.body()).ok()?;
+    body.split('&')
+        .filter(|pair| !pair.is_empty())
+        .map(|pair| {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            Some((decoded(name)?, decoded(value)?))
+        })
+        .collect()
+}
+
+/// An answer by the query protocol: the result within the operation's two wrappers. A list is written as `member`s.
+pub(super) fn query_answer(operation: &str, namespace: &str, result: Option<&Value>) -> Response<Bytes> {
+    let metadata = json!({ "RequestId": uuid::Uuid::new_v4().to_string() });
+    // The result comes first: the SDK looks for it nowhere else.
+    let result = result.map(|result| (format!("{operation}Result"), result));
+    let parts = result.into_iter().chain([("ResponseMetadata".to_owned(), &metadata)]);
+    xml_answer(200, &format!("{operation}Response"), namespace, parts)
+}
+
+fn xml_answer<'a>(
+    status: u16,
+    root: &str,
+    namespace: &str,
+    parts: impl IntoIterator<Item = (String, &'a Value)>,
+) -> Response<Bytes> {
+    let mut text = format!("<{root} xmlns=\"{namespace}\">");
+    for (name, part) in parts {
+        element(&mut text, &name, part);
+    }
+    let _ = write!(text, "</{root}>");
+    bytes_answer(status, "text/xml", Bytes::from(text))
+}
+
+fn element(text: &mut String, name: &str, value: &Value) {
+    let _ = write!(text, "<{name}>");
+    xml(text, value);
+    let _ = write!(text, "</{name}>");
+}
+
+/// Objects are elements, the members of lists are called `member`.
+pub(super) fn xml(text: &mut String, value: &Value) {
+    match value {
+        Value::Null => {}
+        Value::Object(members) => {
+            for (name, member) in members.iter().filter(|(_, member)| !member.is_null()) {
+                // The entries of a map stand side by side.
+                if let (Value::Array(entries), "entry") = (member, name.as_str()) {
+                    for entry in entries {
+                        xml(text, &json!({ "entry": entry }));
+                    }
+                    continue;
+                }
+                element(text, name, member);
+            }
+        }
+        Value::Array(members) => {
+            for member in members {
+                element(text, "member", member);
+            }
+        }
+        Value::String(words) => {
+            for c in words.chars() {
+                match c {
+                    '&' => text.push_str("&amp;"),
+                    '<' => text.push_str("&lt;"),
+                    '>' => text.push_str("&gt;"),
+                    // A bare one would be read as a line feed.
+                    '\r' => text.push_str("&#13;"),
+                    c => text.push(c),
+                }
+            }
+        }
+        other => {
+            let _ = write!(text, "{other}");
+        }
+    }
+}
+
+/// An error by the query protocol.
+fn query_refusal(namespace: &str, refusal: &Refusal) -> Response<Bytes> {
+    let whose = if refusal.status >= 500 { "Receiver" } else { "Sender" };
+    let error = json!({ "Type": whose, "Code": refusal.code, "Message": refusal.message });
+    let id = json!(uuid::Uuid::new_v4().to_string());
+    let parts = [("Error".to_owned(), &error), ("RequestId".to_owned(), &id)];
+    xml_answer(refusal.status, "ErrorResponse", namespace, parts)
 }
 
 /// An answer of these bytes, with a request id as every answer of AWS has one.

@@ -44,13 +44,14 @@ def main(endpoint, services):
         seen = []
         for client in (good, careless):
             strict.attach(client, lambda operation, faults: seen.append((operation, faults)))
-        kept = {}
+        kept = {"now": str(time.time())}
         for step in table.STEPS:
             seen.clear()
             client = careless if step.get("careless") else good
             answer, outcome = call(client, step, kept)
             wanted = step.get("wants", "ok")
-            shown = {name: answer.get(name) for name in step.get("shows", {})}
+            shown = {path: at(answer, path) for path in step.get("shows", {})}
+            same = {f"same {path}": at(answer, path) == fill(value, kept) for path, value in step.get("same", {}).items()}
             counted = {name: len(answer.get(name) or []) for name in step.get("counts", {})}
             for name, member in step.get("keeps", {}).items():
                 kept[name] = at(answer, member)
@@ -58,9 +59,9 @@ def main(endpoint, services):
                 "step": f"{protocol}: {step['step']}" if protocol else step["step"],
                 "operations": sorted({operation for operation, _ in seen}),
                 "outcome": outcome,
-                "shown": {**shown, **counted},
+                "shown": {**shown, **counted, **same},
                 "as_wanted": outcome == wanted and shown == fill(step.get("shows", {}), kept)
-                and counted == step.get("counts", {}),
+                and counted == step.get("counts", {}) and all(same.values()),
                 "wanted": wanted,
                 "faults": sorted({fault for _, faults in seen for fault in faults}),
             }, default=str), flush=True)

@@ -6,15 +6,17 @@ concept of this project, and has no other source. The models are read from the i
 part of them is kept here.
 """
 
+import datetime
 import json
 import re
+import xml.etree.ElementTree
 
 # Errors that AWS answers with though no operation declares them: those common to all services
 # (https://docs.aws.amazon.com/awssupport/latest/APIReference/CommonErrors.html), and ValidationException, which Lambda
 # was recorded to answer with to values outside of its model (localstack/localstack 8b9a79f, test_lambda_api.snapshot.json).
 COMMON = {
-    "AccessDeniedException", "ExpiredTokenException", "IncompleteSignature", "InternalFailure", "InvalidClientTokenId",
-    "InvalidSignatureException", "MissingAuthenticationToken", "MissingAuthenticationTokenException", "ThrottlingException",
+    "AccessDenied", "AccessDeniedException", "ExpiredTokenException", "IncompleteSignature", "InternalFailure", "InvalidClientTokenId",
+    "InvalidSignatureException", "MissingAuthenticationToken", "MissingAuthenticationTokenException", "Throttling", "ThrottlingException",
     "UnrecognizedClientException", "ValidationException", "ValidationError",
 }
 
@@ -93,13 +95,68 @@ def within(limits, size, path, found):
         found.append(f"{path}: {size} is more than {limits['max']}")
 
 
-def read(answer):
+def read(answer, operation=None):
     """The raw body of an answer as a value."""
+    if "xml" in (answer["headers"].get("content-type") or ""):
+        return read_xml(answer["body"], operation)
     if "cbor" in (answer["headers"].get("content-type") or ""):
         import cbor2
 
         return cbor2.loads(answer["body"]) if answer["body"] else {}
     return json.loads(answer["body"] or b"{}")
+
+
+def read_xml(body, operation):
+    """The output of an operation, or an error, as JSON would have it."""
+    try:
+        root = xml.etree.ElementTree.fromstring(body)
+    except xml.etree.ElementTree.ParseError as e:
+        raise ValueError(e) from e
+    if bare(root) == "ErrorResponse":
+        error = {bare(child): child.text or "" for child in root.find("{*}Error") or ()}
+        error.pop("Type", None)
+        return {"code": error.pop("Code", ""), **error}
+    if operation is None or bare(root) != f"{operation.name}Response":
+        raise ValueError(f"<{bare(root)}> answers another operation")
+    if operation.service_model.metadata["protocol"] == "rest-xml":
+        return typed(operation.output_shape, root)
+    wrapper = operation.output_shape and operation.output_shape.serialization.get("resultWrapper")
+    result = root.find(f"{{*}}{wrapper}") if wrapper else None
+    return typed(operation.output_shape, result) if result is not None else {}
+
+
+def bare(element):
+    return element.tag.rpartition("}")[2]
+
+
+def typed(shape, element):
+    """What an element says by the model; what the model does not have is put in all the same, to be found."""
+    if shape.type_name == "structure":
+        members = {m.serialization.get("name") or name: m for name, m in shape.members.items() if in_body(m)}
+        value = {}
+        for child in element:
+            name = bare(child)
+            value[name] = typed(members[name], child) if name in members else child.text
+        return value
+    if shape.type_name == "list":
+        wanted = shape.member.serialization.get("name") or "member"
+        return [typed(shape.member, child) if bare(child) == wanted else {"<%s>" % bare(child): "no member"} for child in element]
+    if shape.type_name == "map":
+        entries = ({bare(part): part.text or "" for part in entry} for entry in element)
+        return {entry.get("key"): entry.get("value") for entry in entries}
+    text = element.text or ""
+    try:
+        if shape.type_name in ("integer", "long"):
+            return int(text)
+        if shape.type_name in ("double", "float"):
+            return float(text)
+        if shape.type_name == "boolean":
+            return {"true": True, "false": False}[text]
+        if shape.type_name == "timestamp":
+            return datetime.datetime.fromisoformat(text)
+    except (ValueError, KeyError):
+        pass
+    return text
 
 
 def faults(operation, answer):
@@ -110,7 +167,7 @@ def faults(operation, answer):
         if output is None or output.serialization.get("payload"):
             return found
         try:
-            check(output, read(answer), operation.name, found)
+            check(output, read(answer, operation), operation.name, found)
         except ValueError as e:
             found.append(f"{operation.name}: the body cannot be read: {e}")
         return found
@@ -125,7 +182,7 @@ def faults(operation, answer):
         wanted = (declared[code].metadata.get("error") or {}).get("httpStatusCode")
         if wanted and wanted != status:
             found.append(f"{operation.name}: {code} with status {status} instead of {wanted}")
-        said = {name: value for name, value in body.items() if name not in ("__type", "message", "Message")}
+        said = {name: value for name, value in body.items() if name not in ("__type", "code", "message", "Message")}
         check_error(declared[code], said, operation.name, found)
     elif code not in COMMON:
         found.append(f"{operation.name}: the error {code!r} is not declared for it")

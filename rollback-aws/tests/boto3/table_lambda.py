@@ -1,7 +1,7 @@
 """Lambda: every operation that the library calls, those that set the stage for them, and what must be refused.
 
 An entry is one exchange: `call` and `with` what; what it `wants` (ok unless another is named) and what the answer `shows`, or
-of what it holds so many (`counts`); what it `keeps` for later entries as `<name>`; `until` when it is repeated; `careless` when boto3 would not send it.
+of what it holds so many (`counts`), or which part of it is the `same` as what was kept; what it `keeps` for later entries as `<name>`; `until` when it is repeated; `careless` when boto3 would not send it.
 """
 
 import io

@@ -1,9 +1,10 @@
 //! The simulator before a client that nobody here wrote: boto3, in a Python that `ROLLBACK_TEST_PYTHON` names, else that of
-//! `.ci/test`. Its raw answers are checked against AWS's own models; and MiniStack, an emulator of others, is put through the
-//! same exchanges.
+//! `.ci/test`. Its raw answers are checked against AWS's own models; and MiniStack and moto, emulators of others, are put
+//! through the same exchanges.
 //!
-//! What an emulator takes is no evidence; what it refuses is. So its differences are listed one by one, with the reason
-//! why ours is right, in `tests/boto3/ministack.json`; one that is not listed fails the test, and so does one that is gone.
+//! What an emulator takes is no evidence; what it refuses is. So their differences are listed one by one, with the reason
+//! why ours is right, in `tests/boto3/ministack.json` and `moto.json`; one that is not listed fails the test, and so does one
+//! that is gone.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,7 +16,7 @@ use std::{
 };
 
 use rollback_aws::{
-    cloudwatch, codedeploy, ecs, lambda,
+    cloudwatch, codedeploy, dynamodb, ecs, lambda, route53, sns,
     testing::{
         Refusal, Simulator,
         clock::VirtualClock,
@@ -26,10 +27,23 @@ use rollback_core::clock::{Clock as _, SystemClock};
 use serde::Deserialize;
 
 /// What is run: a service, and after the slash the protocol where it is not boto3's own choice.
-const SERVICES: &[&str] = &["cloudwatch", "cloudwatch/smithy-rpc-v2-cbor", "codedeploy", "ecs", "lambda", "logs"];
+const SERVICES: &[&str] = &[
+    "cloudwatch",
+    "cloudwatch/smithy-rpc-v2-cbor",
+    "codedeploy",
+    "dynamodb",
+    "ecs",
+    "lambda",
+    "logs",
+    "route53",
+    "sns",
+];
 
 /// What MiniStack does not know at all.
 const NOT_MINISTACKS: &[&str] = &["codedeploy"];
+
+/// What moto is put through: of Lambda and CloudWatch it has too little.
+const MOTOS: &[&str] = &["dynamodb", "route53", "sns"];
 
 /// One exchange as `run.py` tells it.
 #[derive(Debug, Deserialize)]
@@ -43,7 +57,7 @@ struct Exchange {
     faults: Vec<String>,
 }
 
-/// A difference of MiniStack's that is known.
+/// A difference of an emulator's that is known.
 #[derive(Debug, Deserialize)]
 struct Known {
     step: String,
@@ -103,7 +117,9 @@ async fn run(python: &Path, endpoint: &str, services: &[&str]) -> Vec<Exchange> 
 /// A simulator that is as fast as boto3: what takes Lambda a minute takes it a second.
 fn simulator() -> Simulator {
     let now = SystemClock.now();
-    Simulator::at(VirtualClock::starting(now).pace(10), rollback_aws::testing::REGION)
+    let aws = Simulator::at(VirtualClock::starting(now).pace(10), rollback_aws::testing::REGION);
+    aws.route53().rate(None);
+    aws
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -126,9 +142,12 @@ async fn boto3_finds_every_answer_as_awss_models_and_the_table_want_it() {
         codedeploy::ROLLOUT,
         codedeploy::BESIDES,
         &[codedeploy::PUT_HOOK],
+        dynamodb::STORE,
         ecs::REGISTER,
         ecs::ROLLOUT,
         ecs::SET,
+        route53::ROLLOUT,
+        &[sns::PUBLISH, sns::LOOK],
     ];
     let called = lists.into_iter().flatten().map(|permission| permission.action);
     for action in called {
@@ -166,10 +185,22 @@ async fn one_field_or_code_that_is_wrong_is_found() {
 #[tokio::test(flavor = "multi_thread")]
 async fn where_ministack_differs_is_known_and_explained() {
     let Some(python) = python() else { return };
-    let Some(ministack) = MiniStack::start().await else { return };
+    let Some(ministack) = Emulator::ministack().await else { return };
     let known_there: Vec<&str> = SERVICES.iter().copied().filter(|it| !NOT_MINISTACKS.contains(it)).collect();
-    let exchanges = run(&python, &ministack.endpoint, &known_there).await;
-    let listed = std::fs::read_to_string(folder().join("ministack.json")).expect("the list is there");
+    compare(&python, &ministack, &known_there, "ministack.json").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_moto_differs_is_known_and_explained() {
+    let Some(python) = python() else { return };
+    let Some(moto) = Emulator::moto().await else { return };
+    compare(&python, &moto, MOTOS, "moto.json").await;
+}
+
+/// Puts an emulator through the exchanges, and holds what comes of it against the list of what is known.
+async fn compare(python: &Path, emulator: &Emulator, services: &[&str], list: &str) {
+    let exchanges = run(python, &emulator.endpoint, services).await;
+    let listed = std::fs::read_to_string(folder().join(list)).expect("the list is there");
     let listed: Vec<Known> = serde_json::from_str(&listed).expect("the list can be read");
     let mut known: BTreeMap<&str, &Known> = listed.iter().map(|it| (it.step.as_str(), it)).collect();
     assert_eq!(known.len(), listed.len(), "a step is listed twice");
@@ -189,11 +220,11 @@ async fn where_ministack_differs_is_known_and_explained() {
         }
     }
     assert!(known.is_empty(), "listed, and no exchange: {:?}", known.keys());
-    assert!(news.is_empty(), "differences that ministack.json does not tell:\n{}", news.join("\n"));
-    eprintln!("MiniStack: {} exchanges, {} differences, all listed", exchanges.len(), listed.len());
+    assert!(news.is_empty(), "differences that {list} does not tell:\n{}", news.join("\n"));
+    eprintln!("{list}: {} exchanges, {} differences, all listed", exchanges.len(), listed.len());
 }
 
-/// In which way MiniStack's answer is not what the table wants.
+/// In which way an emulator's answer is not what the table wants.
 fn theirs(it: &Exchange) -> Option<String> {
     if it.as_wanted {
         return None;
@@ -205,25 +236,41 @@ fn theirs(it: &Exchange) -> Option<String> {
     })
 }
 
-/// MiniStack, stopped when it is dropped.
-struct MiniStack {
+/// An emulator of others, stopped when it is dropped.
+struct Emulator {
     endpoint: String,
     process: Child,
     _home: tempfile::TempDir,
 }
 
-impl MiniStack {
+impl Emulator {
     /// The program that `ROLLBACK_TEST_MINISTACK` names, else the one on the PATH. None where there is none, which was said.
-    async fn start() -> Option<Self> {
-        let program = std::env::var_os("ROLLBACK_TEST_MINISTACK").map_or_else(|| "ministack".into(), PathBuf::from);
+    async fn ministack() -> Option<Self> {
+        Self::start("ministack", "ROLLBACK_TEST_MINISTACK", "ministack", |command, port| {
+            // It listens on all addresses unless it is told.
+            command.env("BIND_HOST", "127.0.0.1").env("GATEWAY_PORT", port);
+        })
+        .await
+    }
+
+    /// The `moto_server` that `ROLLBACK_TEST_MOTO` names, else the one on the PATH. None where there is none, which was said.
+    async fn moto() -> Option<Self> {
+        Self::start("moto", "ROLLBACK_TEST_MOTO", "moto_server", |command, port| {
+            command.args(["-H", "127.0.0.1", "-p", port]);
+        })
+        .await
+    }
+
+    async fn start(what: &str, named: &str, else_: &str, arrange: impl Fn(&mut Command, &str)) -> Option<Self> {
+        let program = std::env::var_os(named).map_or_else(|| else_.into(), PathBuf::from);
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let home = tempfile::tempdir().unwrap();
-        // It listens on all addresses unless it is told.
         let mut command = Command::new(&program);
-        command.env("BIND_HOST", "127.0.0.1").env("GATEWAY_PORT", port.to_string()).env("HOME", home.path());
+        command.env("HOME", home.path());
+        arrange(&mut command, &port.to_string());
         command.current_dir(home.path()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let Ok(process) = command.spawn() else {
-            skip("ministack", "no such program; run .ci/test, or set ROLLBACK_TEST_MINISTACK to it");
+            skip(what, &format!("no such program; run .ci/test, or set {named} to it"));
             return None;
         };
         let mut started = Self { endpoint: format!("http://127.0.0.1:{port}"), process, _home: home };
@@ -239,7 +286,7 @@ impl MiniStack {
     }
 }
 
-impl Drop for MiniStack {
+impl Drop for Emulator {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();

@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use backon::{BackoffBuilder, ExponentialBuilder};
 use tokio::sync::{mpsc, watch};
 
-use super::RolloutEvent;
+use super::{Listener, RolloutEvent};
 use crate::{error::Result, rollout::What, state::State};
 
 /// Which events a channel tells.
@@ -82,9 +82,10 @@ impl Tally {
     }
 }
 
-/// Carries one message. Called from one thread, one message after the other.
+/// Carries one message: what a listener of your own needs beside a [`Channel`]. Called from one thread, one message after
+/// the other.
 #[async_trait]
-pub(super) trait Courier: fmt::Debug + Send + Sync + 'static {
+pub trait Courier: fmt::Debug + Send + Sync + 'static {
     /// Where to, for logs: nothing secret.
     fn name(&self) -> &str;
 
@@ -95,9 +96,33 @@ pub(super) trait Courier: fmt::Debug + Send + Sync + 'static {
     async fn carry(&self, event: &RolloutEvent, number: &str) -> Result<()>;
 }
 
-/// A listener around a courier.
+/// A listener around a courier: picks events, queues them, and has each one carried until it is delivered or given up.
+///
+/// A message is tried up to eight times within some minutes after transient errors, on a thread of its own with a runtime
+/// of its own, so a receiver that hangs delays no rollout and no other listener. 256 messages may wait; [`Tally`] counts
+/// what does not arrive. A message may arrive twice: its number is the same then. Messages come in order.
+///
+/// ```
+/// use rollback_core::{Result, listener::{Channel, Courier, RolloutEvent, Tell}};
+///
+/// #[derive(Clone, Debug)]
+/// struct Pager;
+///
+/// #[async_trait::async_trait]
+/// impl Courier for Pager {
+///     fn name(&self) -> &str {
+///         "pager"
+///     }
+///     async fn carry(&self, event: &RolloutEvent, number: &str) -> Result<()> {
+///         println!("{number}: {}", event.title(80));
+///         Ok(())
+///     }
+/// }
+///
+/// let pager = Channel::new(Pager).tell(Tell::Ends);
+/// ```
 #[derive(Debug)]
-pub(super) struct Channel<C> {
+pub struct Channel<C> {
     pub(super) courier: C,
     pub(super) tell: Tell,
     pub(super) tally: Tally,
@@ -106,12 +131,27 @@ pub(super) struct Channel<C> {
 }
 
 impl<C: Courier + Clone> Channel<C> {
-    pub(super) fn new(courier: C) -> Self {
+    /// A channel that has messages carried by this courier. Its thread starts with the first of them.
+    pub fn new(courier: C) -> Self {
         Self { courier, tell: Tell::default(), tally: Tally::default(), outbox: OnceLock::new() }
     }
 
+    /// These events. By default [`Tell::Decisions`].
+    #[must_use]
+    pub const fn tell(mut self, tell: Tell) -> Self {
+        self.tell = tell;
+        self
+    }
+
+    /// Counts what becomes of the messages.
+    pub fn tally(&self) -> Tally {
+        self.tally.clone()
+    }
+}
+
+impl<C: Courier + Clone> Listener for Channel<C> {
     /// Queues a message for this event, if it is one of those that are told. Waits for nothing.
-    pub(super) fn on(&self, event: &RolloutEvent) {
+    fn on(&self, event: &RolloutEvent) {
         if self.tell.picks(event) {
             let open = || Outbox::open(Arc::new(self.courier.clone()), self.tally.clone());
             self.outbox.get_or_init(open).send(event);

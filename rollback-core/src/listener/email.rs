@@ -19,7 +19,6 @@ use super::{
     channel::{Channel, Courier},
 };
 use crate::{
-    brief::{Brief, clipped, visible},
     error::{Error, ErrorKind, Result},
     tls,
 };
@@ -167,12 +166,12 @@ impl Mailer {
             .from(self.from.clone())
             // The same in every try, so that a mailbox keeps one of them.
             .message_id(Some(format!("<{number}@{domain}>")))
-            .subject(clipped(&visible(&Brief(&event.rollout).title()), 200))
+            .subject(event.title(200))
             .header(ContentType::TEXT_PLAIN);
         for to in &self.to {
             letter = letter.to(to.clone());
         }
-        letter.body(text(event)).map_err(|e| Error::invalid("an e-mail cannot be written").because(e))
+        letter.body(event.to_text()).map_err(|e| Error::invalid("an e-mail cannot be written").because(e))
     }
 }
 
@@ -223,26 +222,6 @@ fn mailbox(address: &str) -> Result<Mailbox> {
         ))
         .because(e)
     })
-}
-
-#[cfg(feature = "report")]
-fn text(event: &RolloutEvent) -> String {
-    crate::report::Report::new(&event.rollout).markdown()
-}
-
-#[cfg(not(feature = "report"))]
-fn text(event: &RolloutEvent) -> String {
-    let rollout = &*event.rollout;
-    let brief = Brief(rollout);
-    let change = &rollout.change;
-    let mut lines = vec![brief.happened(), String::new()];
-    lines.push(format!("Revisions: {} (kept) and {} (tried)", change.baseline.id, change.candidate.id));
-    lines.extend(brief.why().map(|why| format!("Why: {why}")));
-    lines.push(format!("Serves now: {}", brief.serves()));
-    lines.extend(rollout.not_restored.iter().take(10).map(|note| format!("Not brought back: {note}")));
-    lines.push(format!("To do: {}", brief.to_do()));
-    lines.push(format!("Rollout: {}, asked for by {}: {}", rollout.id(), rollout.author, rollout.reason));
-    lines.iter().map(|line| format!("{}\n", visible(line))).collect()
 }
 
 /// For one step of the talk with the server.

@@ -4,8 +4,6 @@ use std::fmt;
 
 use async_trait::async_trait;
 use hmac::{Hmac, KeyInit, Mac};
-use jiff::Timestamp;
-use serde::Serialize;
 use sha2::Sha256;
 
 use super::{
@@ -13,12 +11,8 @@ use super::{
     channel::{Channel, Courier},
 };
 use crate::{
-    brief::Brief,
     clock::{Clock, SystemClock},
     error::{Error, ErrorKind, Result},
-    gate::{Facts, Slot, Standing},
-    model::{Actor, GateName, Note, RevisionId, RolloutId, TargetId, Weight},
-    rollout::{Kind, Times},
     web::{self, Auth, Client, Secret, reqwest},
 };
 
@@ -186,9 +180,7 @@ impl Courier for Post {
     }
 
     async fn carry(&self, event: &RolloutEvent, number: &str) -> Result<()> {
-        let body = serde_json::to_string(&Told::of(event, number))
-            .map_err(|e| Error::new(ErrorKind::Internal, "an event cannot be written as JSON").because(e))?;
-        self.post(body, &[("X-Rollback-Event", event.what.name())]).await
+        self.post(event.to_json(number)?, &[("X-Rollback-Event", event.what.name())]).await
     }
 }
 
@@ -199,118 +191,6 @@ fn sign(key: &Secret, timestamp: &str, body: &[u8]) -> String {
     mac.update(b":");
     mac.update(body);
     mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// An event as its receivers see it; kept apart from the record's format, so that each can change without the other.
-#[derive(Serialize)]
-struct Told<'a> {
-    version: u32,
-    id: &'a str,
-    at: Timestamp,
-    event: &'static str,
-    text: String,
-    rollout: ToldRollout<'a>,
-    brief: ToldBrief<'a>,
-    times: Times,
-    gates: Vec<ToldGate<'a>>,
-}
-
-#[derive(Serialize)]
-struct ToldRollout<'a> {
-    id: &'a RolloutId,
-    target: &'a TargetId,
-    baseline: &'a RevisionId,
-    candidate: &'a RevisionId,
-    author: &'a Actor,
-    reason: &'a Note,
-    kind: Kind,
-    created: Timestamp,
-    state: &'static str,
-    open: bool,
-    at_rest: bool,
-    weight: Option<Weight>,
-    step: Option<usize>,
-    steps: usize,
-}
-
-#[derive(Serialize)]
-struct ToldBrief<'a> {
-    title: String,
-    happened: String,
-    serves: String,
-    why: Option<String>,
-    to_do: String,
-    not_restored: &'a [Note],
-}
-
-#[derive(Serialize)]
-struct ToldGate<'a> {
-    name: &'a GateName,
-    standing: Standing,
-    judged: u64,
-    tripped: bool,
-    skipped: bool,
-    summary: Option<&'a str>,
-    until: Option<Timestamp>,
-    /// Of a gate that tripped.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    facts: Option<&'a Facts>,
-}
-
-impl<'a> Told<'a> {
-    fn of(event: &'a RolloutEvent, id: &'a str) -> Self {
-        let rollout = &*event.rollout;
-        let (change, brief) = (&rollout.change, Brief(rollout));
-        Self {
-            version: 1,
-            id,
-            at: event.at,
-            event: event.what.name(),
-            text: event.what.describe(&rollout.plan),
-            rollout: ToldRollout {
-                id: &change.rollout,
-                target: &change.target,
-                baseline: &change.baseline.id,
-                candidate: &change.candidate.id,
-                author: &rollout.author,
-                reason: &rollout.reason,
-                kind: rollout.kind,
-                created: rollout.created,
-                state: rollout.state.name(),
-                open: rollout.state.is_open(),
-                at_rest: rollout.state.is_at_rest(),
-                weight: rollout.weight,
-                step: rollout.state.step(),
-                steps: rollout.plan.steps().len(),
-            },
-            brief: ToldBrief {
-                title: brief.title(),
-                happened: brief.happened(),
-                serves: brief.serves(),
-                why: brief.why(),
-                to_do: brief.to_do(),
-                not_restored: &rollout.not_restored,
-            },
-            times: rollout.times,
-            gates: rollout.gates.iter().map(ToldGate::of).collect(),
-        }
-    }
-}
-
-impl<'a> ToldGate<'a> {
-    fn of(slot: &'a Slot) -> Self {
-        let evidence = slot.evidence.as_ref();
-        Self {
-            name: &slot.name,
-            standing: slot.standing,
-            judged: slot.judged,
-            tripped: slot.tripped.is_some(),
-            skipped: slot.skipped.is_some(),
-            summary: evidence.map(|evidence| evidence.summary.as_str()),
-            until: evidence.map(|evidence| evidence.until),
-            facts: evidence.filter(|_| slot.tripped.is_some()).map(|evidence| &evidence.facts),
-        }
-    }
 }
 
 /// For one try.

@@ -83,6 +83,12 @@ pub trait Bench: Send + Sync {
     /// [`PATIENCE`] times in a row.
     async fn settle(&self);
 
+    /// Whether a process that was not there can tell at once that a goal is reached. False where it has to wait for what
+    /// nobody can be asked for, as the caches of resolvers: then the sweeps let it look again and again after the end.
+    fn tells_at_once(&self) -> bool {
+        true
+    }
+
     /// Somebody else changes the target, with other tools, to neither baseline nor candidate. False when that cannot be
     /// arranged here.
     async fn drift(&self) -> bool {

@@ -34,7 +34,10 @@ use self::{
     tap::{Link, Tapped, World},
     trace::{Facts, Trace, What},
 };
-use super::{backend::Bench, gates::Scripted};
+use super::{
+    backend::{Bench, PATIENCE},
+    gates::Scripted,
+};
 use crate::{
     backend::{Capabilities, DeploymentBackend},
     engine::{Engine, Handle, NewRollout, Target},
@@ -488,8 +491,17 @@ impl<'a> Sweep<'a> {
             other => return Err(format!("P8: it rests as {}, and needs a person", other.describe(&rollout.plan))),
         };
         let backend = self.bench.connect().await;
-        let look = backend.observe(&rollout.change, goal, rollout.attempt.as_ref()).await;
-        let look = look.map_err(|e| format!("after the end a look fails: {}", e.chain()))?;
+        let look = async || {
+            let look = backend.observe(&rollout.change, goal, rollout.attempt.as_ref()).await;
+            look.map_err(|e| format!("after the end a look fails: {}", e.chain()))
+        };
+        let mut seen = look().await?;
+        let mut left = if self.bench.tells_at_once() { 0 } else { PATIENCE };
+        while left > 0 && matches!(seen.progress, Progress::Underway(_)) {
+            self.bench.settle().await;
+            (seen, left) = (look().await?, left - 1);
+        }
+        let look = seen;
         let says = rollout.state.name();
         if look.progress != Progress::Reached {
             return Err(format!("P2, P3: the record says {says}, and a look at the target {:?}", look.progress));
