@@ -3,6 +3,8 @@
 
 #[cfg(feature = "account")]
 pub mod account;
+#[cfg(feature = "cloudformation")]
+pub mod cloudformation;
 #[cfg(feature = "cloudwatch")]
 pub mod cloudwatch;
 #[cfg(feature = "account")]

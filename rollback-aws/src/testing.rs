@@ -29,6 +29,7 @@
 
 mod client;
 pub mod clock;
+pub mod cloudformation;
 pub mod cloudwatch;
 pub mod fault;
 pub mod lambda;
@@ -72,8 +73,9 @@ pub struct Simulator {
 /// make alarms), and a test wants one order of events.
 #[derive(Debug)]
 struct World {
-    lambda: lambda::Room,
+    cloudformation: cloudformation::Room,
     cloudwatch: cloudwatch::Room,
+    lambda: lambda::Room,
     /// Access keys whose credentials have expired.
     expired: BTreeSet<String>,
     /// Actions that no policy allows, as in `lambda:UpdateAlias`.
@@ -98,8 +100,9 @@ impl Simulator {
     /// An empty account with this clock, in this region.
     pub fn at(clock: VirtualClock, region: &str) -> Self {
         let world = World {
-            lambda: lambda::Room::new(region, clock.now()),
+            cloudformation: cloudformation::Room::new(region),
             cloudwatch: cloudwatch::Room::new(region, clock.now()),
+            lambda: lambda::Room::new(region, clock.now()),
             expired: BTreeSet::new(),
             denied: BTreeSet::new(),
             checks_clocks: false,
@@ -193,6 +196,11 @@ impl Simulator {
         lambda::Hands(self)
     }
 
+    /// Stacks, without an HTTP call.
+    pub const fn cloudformation(&self) -> cloudformation::Hands<'_> {
+        cloudformation::Hands(self)
+    }
+
     /// Alarms and metrics, without an HTTP call.
     pub const fn cloudwatch(&self) -> cloudwatch::Hands<'_> {
         cloudwatch::Hands(self)
@@ -251,8 +259,9 @@ impl Simulator {
             return called.refuse(&refusal);
         }
         let answer = match called.service {
-            Service::Lambda => world.lambda(called, request, now),
+            Service::CloudFormation => world.cloudformation.answer(called, request, now),
             Service::CloudWatch => world.cloudwatch.answer(called, request, now),
+            Service::Lambda => world.lambda(called, request, now),
         };
         answer.unwrap_or_else(|refusal| called.refuse(&refusal))
     }
@@ -304,11 +313,13 @@ impl World {
                 self.cloudwatch.record(datum);
             }
             self.cloudwatch.pass(minute);
+            self.cloudformation.pass(minute, &self.cloudwatch);
         }
         for datum in self.lambda.pass(now) {
             self.cloudwatch.record(datum);
         }
         self.cloudwatch.pass(now);
+        self.cloudformation.pass(now, &self.cloudwatch);
     }
 
     fn lambda(

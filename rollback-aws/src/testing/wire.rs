@@ -1,17 +1,20 @@
 //! What is the same on every service's wire: who is asked for what, who signed it, how an error looks.
 
+use std::{collections::BTreeMap, fmt::Write as _};
+
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, header::CONTENT_TYPE};
 use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::{cloudwatch, lambda};
+use super::{cloudformation, cloudwatch, lambda};
 
 /// A service that has a room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Service {
-    Lambda,
+    CloudFormation,
     CloudWatch,
+    Lambda,
 }
 
 /// How a service writes what it says.
@@ -23,6 +26,8 @@ pub(super) enum Protocol {
     Json10,
     /// CBOR with the operation in the path, as CloudWatch by the Rust SDK.
     Cbor,
+    /// A form with the operation in it, answered in XML: CloudFormation.
+    Query,
 }
 
 /// A request that a room has claimed.
@@ -36,15 +41,16 @@ pub(super) struct Called {
 
 /// The room that a request is for.
 pub(super) fn route(request: &Request<Bytes>) -> Option<Called> {
-    lambda::route(request).or_else(|| cloudwatch::route(request))
+    lambda::route(request).or_else(|| cloudformation::route(request)).or_else(|| cloudwatch::route(request))
 }
 
 impl Called {
     /// As policies name it, `lambda:UpdateAlias`.
     pub(super) fn action(&self) -> String {
         let service = match self.service {
-            Service::Lambda => "lambda",
+            Service::CloudFormation => "cloudformation",
             Service::CloudWatch => "cloudwatch",
+            Service::Lambda => "lambda",
         };
         // The one operation of these whose action has another name.
         let action = if self.operation == "Invoke" { "InvokeFunction" } else { &self.operation };
@@ -56,14 +62,21 @@ impl Called {
         match self.protocol {
             Protocol::RestJson => lambda::refuse(refusal),
             Protocol::Json10 | Protocol::Cbor => cloudwatch::refuse(self, refusal),
+            Protocol::Query => {
+                let whose = if refusal.status >= 500 { "Receiver" } else { "Sender" };
+                let error = json!({ "Type": whose, "Code": refusal.code, "Message": refusal.message });
+                let said = json!({ "Error": error, "RequestId": uuid::Uuid::new_v4().to_string() });
+                xml_answer(refusal.status, "ErrorResponse", cloudformation::NAMESPACE, &said)
+            }
         }
     }
 
     /// Throttling as this service spells it.
     pub(super) fn throttling(&self) -> Refusal {
         match self.service {
-            Service::Lambda => Refusal::new(429, "TooManyRequestsException", "Rate exceeded"),
+            Service::CloudFormation => Refusal::new(400, "Throttling", "Rate exceeded"),
             Service::CloudWatch => Refusal::new(400, "ThrottlingException", "Rate exceeded"),
+            Service::Lambda => Refusal::new(429, "TooManyRequestsException", "Rate exceeded"),
         }
     }
 }
@@ -121,8 +134,75 @@ pub(super) fn page(status: u16, body: &'static str) -> Response<Bytes> {
 }
 
 /// An answer of JSON, with a request id as every answer of AWS has one.
-pub(super) fn json_answer(status: u16, kind: &'static str, body: &serde_json::Value) -> Response<Bytes> {
+pub(super) fn json_answer(status: u16, kind: &'static str, body: &Value) -> Response<Bytes> {
     bytes_answer(status, kind, Bytes::from(body.to_string()))
+}
+
+/// The form of a request by the query protocol.
+pub(super) fn query(request: &Request<Bytes>) -> Option<BTreeMap<String, String>> {
+    let decoded = |text: &str| {
+        let spaced = text.replace('+', " ");
+        percent_encoding::percent_decode_str(&spaced).decode_utf8().ok().map(String::from)
+    };
+    let body = std::str::from_utf8(request.body()).ok()?;
+    body.split('&')
+        .filter(|pair| !pair.is_empty())
+        .map(|pair| {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            Some((decoded(name)?, decoded(value)?))
+        })
+        .collect()
+}
+
+/// An answer by the query protocol: the result within the operation's two wrappers. A list is written as `member`s.
+pub(super) fn query_answer(operation: &str, namespace: &str, result: Option<&Value>) -> Response<Bytes> {
+    let mut said = json!({ "ResponseMetadata": { "RequestId": uuid::Uuid::new_v4().to_string() } });
+    if let Some(result) = result {
+        said[format!("{operation}Result")] = result.clone();
+    }
+    xml_answer(200, &format!("{operation}Response"), namespace, &said)
+}
+
+fn xml_answer(status: u16, root: &str, namespace: &str, said: &Value) -> Response<Bytes> {
+    let mut text = format!("<{root} xmlns=\"{namespace}\">");
+    xml(&mut text, said);
+    let _ = write!(text, "</{root}>");
+    bytes_answer(status, "text/xml", Bytes::from(text))
+}
+
+fn xml(text: &mut String, value: &Value) {
+    match value {
+        Value::Null => {}
+        Value::Object(members) => {
+            for (name, member) in members.iter().filter(|(_, member)| !member.is_null()) {
+                let _ = write!(text, "<{name}>");
+                xml(text, member);
+                let _ = write!(text, "</{name}>");
+            }
+        }
+        Value::Array(members) => {
+            for member in members {
+                text.push_str("<member>");
+                xml(text, member);
+                text.push_str("</member>");
+            }
+        }
+        Value::String(words) => {
+            for c in words.chars() {
+                match c {
+                    '&' => text.push_str("&amp;"),
+                    '<' => text.push_str("&lt;"),
+                    '>' => text.push_str("&gt;"),
+                    // A bare one would be read as a line feed.
+                    '\r' => text.push_str("&#13;"),
+                    c => text.push(c),
+                }
+            }
+        }
+        other => {
+            let _ = write!(text, "{other}");
+        }
+    }
 }
 
 /// An answer of these bytes, with a request id as every answer of AWS has one.

@@ -1,6 +1,7 @@
 //! Tests of `rollback-aws`, all on the simulator: nothing here needs an account.
 
 mod boto3;
+mod cloudformation_stack;
 mod cloudwatch_gates;
 mod cloudwatch_room;
 mod cloudwatch_set;
