@@ -81,13 +81,14 @@ use crate::{
 ///
 /// # Late calls
 /// CloudFormation checks no version. A call whose answer was lost is looked for by its token in the stack's events, and else
-/// taken as lost for good after five minutes: that long AWS takes a signed request.
+/// taken as lost for good after the [settle time](Self::settle).
 #[derive(Clone)]
 pub struct Stack {
     client: Client,
     name: String,
     triggers: Option<Triggers>,
     baseline_at: Option<String>,
+    settle: Duration,
     /// The digest of the template that this version of the stack has: a template may have a megabyte, and is looked at often.
     template: Arc<Mutex<Option<(String, String)>>>,
 }
@@ -136,7 +137,14 @@ impl Stack {
         let region = client.config().region().map(ToString::to_string);
         let region = region.ok_or_else(|| Error::invalid("the CloudFormation client has no region; name one"))?;
         check_name(name, &region)?;
-        Ok(Self { client, name: name.into(), triggers: None, baseline_at: None, template: Arc::default() })
+        Ok(Self {
+            client,
+            name: name.into(),
+            triggers: None,
+            baseline_at: None,
+            settle: SETTLE,
+            template: Arc::default(),
+        })
     }
 
     /// With these rollback triggers, set by each update of the candidate. Without this those that the stack has stay.
@@ -151,6 +159,14 @@ impl Stack {
     #[must_use]
     pub fn baseline_at(mut self, url: impl Into<String>) -> Self {
         self.baseline_at = Some(url.into());
+        self
+    }
+
+    /// After so long a call that nobody answered is taken as never to land; five minutes unless told otherwise, which is how
+    /// long AWS takes a signed request. With less a call that was under way for longer may undo what came after it.
+    #[must_use]
+    pub const fn settle(mut self, time: Duration) -> Self {
+        self.settle = time;
         self
     }
 
@@ -470,7 +486,7 @@ impl DeploymentBackend for Stack {
     fn capabilities(&self) -> Capabilities {
         Capabilities { baseline_stands: false, ..Capabilities::full() }
             .weights(Weights::ProvidersPace)
-            .unchecked(SETTLE)
+            .unchecked(self.settle)
     }
 
     async fn baseline(&self) -> Result<Revision> {

@@ -295,8 +295,7 @@ impl Look<'_> {
             (_, _) if !phase.is_whole() && *self.whose == Whose::Unknown => underway(self.status.into()),
 
             (Phase::Rest, true) if at_candidate => Progress::Reached,
-            // What serves is the candidate alone; what it replaced only takes up room.
-            (Phase::Clearing, true) if at_candidate && matches!(goal, Goal::Split(_)) => Progress::Reached,
+            // The candidate serves alone already, but there is no way back before this is over: a bake begins when there is.
             (Phase::Clearing, true) if at_candidate => {
                 underway("CloudFormation removes what the update replaced".into())
             }
@@ -333,8 +332,8 @@ impl Look<'_> {
     pub(super) fn effect(&self, goal: Goal) -> Option<Effect> {
         let at_candidate = self.stands == Some(&Stands::Candidate);
         match (Phase::of(self.status), goal.is_forward()) {
-            (Phase::Rest | Phase::Clearing, true) if at_candidate => None,
-            (Phase::Rest | Phase::ClearingBack, false) if self.stands == Some(&Stands::Baseline) => None,
+            (Phase::Rest, true) if at_candidate => None,
+            (Phase::Rest, false) if self.stands == Some(&Stands::Baseline) => None,
             (Phase::Updating, false) => Some(Effect::Cancel),
             (Phase::UndoFailed, false) => Some(Effect::Continue),
             (Phase::Failed, false) => Some(Effect::RollBack),

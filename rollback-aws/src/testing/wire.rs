@@ -65,8 +65,9 @@ impl Called {
             Protocol::Query => {
                 let whose = if refusal.status >= 500 { "Receiver" } else { "Sender" };
                 let error = json!({ "Type": whose, "Code": refusal.code, "Message": refusal.message });
-                let said = json!({ "Error": error, "RequestId": uuid::Uuid::new_v4().to_string() });
-                xml_answer(refusal.status, "ErrorResponse", cloudformation::NAMESPACE, &said)
+                let id = json!(uuid::Uuid::new_v4().to_string());
+                let parts = [("Error".to_owned(), &error), ("RequestId".to_owned(), &id)];
+                xml_answer(refusal.status, "ErrorResponse", cloudformation::NAMESPACE, parts)
             }
         }
     }
@@ -156,18 +157,31 @@ pub(super) fn query(request: &Request<Bytes>) -> Option<BTreeMap<String, String>
 
 /// An answer by the query protocol: the result within the operation's two wrappers. A list is written as `member`s.
 pub(super) fn query_answer(operation: &str, namespace: &str, result: Option<&Value>) -> Response<Bytes> {
-    let mut said = json!({ "ResponseMetadata": { "RequestId": uuid::Uuid::new_v4().to_string() } });
-    if let Some(result) = result {
-        said[format!("{operation}Result")] = result.clone();
-    }
-    xml_answer(200, &format!("{operation}Response"), namespace, &said)
+    let metadata = json!({ "RequestId": uuid::Uuid::new_v4().to_string() });
+    // The result comes first: the SDK looks for it nowhere else.
+    let result = result.map(|result| (format!("{operation}Result"), result));
+    let parts = result.into_iter().chain([("ResponseMetadata".to_owned(), &metadata)]);
+    xml_answer(200, &format!("{operation}Response"), namespace, parts)
 }
 
-fn xml_answer(status: u16, root: &str, namespace: &str, said: &Value) -> Response<Bytes> {
+fn xml_answer<'a>(
+    status: u16,
+    root: &str,
+    namespace: &str,
+    parts: impl IntoIterator<Item = (String, &'a Value)>,
+) -> Response<Bytes> {
     let mut text = format!("<{root} xmlns=\"{namespace}\">");
-    xml(&mut text, said);
+    for (name, part) in parts {
+        element(&mut text, &name, part);
+    }
     let _ = write!(text, "</{root}>");
     bytes_answer(status, "text/xml", Bytes::from(text))
+}
+
+fn element(text: &mut String, name: &str, value: &Value) {
+    let _ = write!(text, "<{name}>");
+    xml(text, value);
+    let _ = write!(text, "</{name}>");
 }
 
 fn xml(text: &mut String, value: &Value) {
@@ -175,16 +189,12 @@ fn xml(text: &mut String, value: &Value) {
         Value::Null => {}
         Value::Object(members) => {
             for (name, member) in members.iter().filter(|(_, member)| !member.is_null()) {
-                let _ = write!(text, "<{name}>");
-                xml(text, member);
-                let _ = write!(text, "</{name}>");
+                element(text, name, member);
             }
         }
         Value::Array(members) => {
             for member in members {
-                text.push_str("<member>");
-                xml(text, member);
-                text.push_str("</member>");
+                element(text, "member", member);
             }
         }
         Value::String(words) => {
