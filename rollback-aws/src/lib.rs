@@ -7,6 +7,8 @@ pub mod account;
 pub mod cloudformation;
 #[cfg(feature = "cloudwatch")]
 pub mod cloudwatch;
+#[cfg(feature = "codepipeline")]
+pub mod codepipeline;
 #[cfg(feature = "account")]
 pub mod error;
 #[cfg(feature = "account")]

@@ -31,6 +31,7 @@ mod client;
 pub mod clock;
 pub mod cloudformation;
 pub mod cloudwatch;
+pub mod codepipeline;
 pub mod fault;
 pub mod lambda;
 mod metric;
@@ -75,6 +76,7 @@ pub struct Simulator {
 struct World {
     cloudformation: cloudformation::Room,
     cloudwatch: cloudwatch::Room,
+    codepipeline: codepipeline::Room,
     lambda: lambda::Room,
     /// Access keys whose credentials have expired.
     expired: BTreeSet<String>,
@@ -102,6 +104,7 @@ impl Simulator {
         let world = World {
             cloudformation: cloudformation::Room::new(region),
             cloudwatch: cloudwatch::Room::new(region, clock.now()),
+            codepipeline: codepipeline::Room::new(region),
             lambda: lambda::Room::new(region, clock.now()),
             expired: BTreeSet::new(),
             denied: BTreeSet::new(),
@@ -201,6 +204,11 @@ impl Simulator {
         cloudformation::Hands(self)
     }
 
+    /// Pipelines, without an HTTP call.
+    pub const fn codepipeline(&self) -> codepipeline::Hands<'_> {
+        codepipeline::Hands(self)
+    }
+
     /// Alarms and metrics, without an HTTP call.
     pub const fn cloudwatch(&self) -> cloudwatch::Hands<'_> {
         cloudwatch::Hands(self)
@@ -261,6 +269,7 @@ impl Simulator {
         let answer = match called.service {
             Service::CloudFormation => world.cloudformation.answer(called, request, now),
             Service::CloudWatch => world.cloudwatch.answer(called, request, now),
+            Service::CodePipeline => world.codepipeline.answer(called, request, now),
             Service::Lambda => world.lambda(called, request, now),
         };
         answer.unwrap_or_else(|refusal| called.refuse(&refusal))
@@ -320,6 +329,7 @@ impl World {
         }
         self.cloudwatch.pass(now);
         self.cloudformation.pass(now, &self.cloudwatch);
+        self.codepipeline.pass(now);
     }
 
     fn lambda(

@@ -7,13 +7,14 @@ use http::{Request, Response, StatusCode, header::CONTENT_TYPE};
 use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
 use serde_json::{Value, json};
 
-use super::{cloudformation, cloudwatch, lambda};
+use super::{cloudformation, cloudwatch, codepipeline, lambda};
 
 /// A service that has a room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Service {
     CloudFormation,
     CloudWatch,
+    CodePipeline,
     Lambda,
 }
 
@@ -26,6 +27,8 @@ pub(super) enum Protocol {
     Json10,
     /// CBOR with the operation in the path, as CloudWatch by the Rust SDK.
     Cbor,
+    /// JSON with the operation in a header: CodePipeline (1.1).
+    Json11,
     /// A form with the operation in it, answered in XML: CloudFormation.
     Query,
 }
@@ -41,7 +44,10 @@ pub(super) struct Called {
 
 /// The room that a request is for.
 pub(super) fn route(request: &Request<Bytes>) -> Option<Called> {
-    lambda::route(request).or_else(|| cloudformation::route(request)).or_else(|| cloudwatch::route(request))
+    lambda::route(request)
+        .or_else(|| cloudformation::route(request))
+        .or_else(|| cloudwatch::route(request))
+        .or_else(|| codepipeline::route(request))
 }
 
 impl Called {
@@ -50,6 +56,7 @@ impl Called {
         let service = match self.service {
             Service::CloudFormation => "cloudformation",
             Service::CloudWatch => "cloudwatch",
+            Service::CodePipeline => "codepipeline",
             Service::Lambda => "lambda",
         };
         // The one operation of these whose action has another name.
@@ -62,6 +69,9 @@ impl Called {
         match self.protocol {
             Protocol::RestJson => lambda::refuse(refusal),
             Protocol::Json10 | Protocol::Cbor => cloudwatch::refuse(self, refusal),
+            Protocol::Json11 => {
+                json_1_1(refusal.status, &json!({ "__type": refusal.code, "message": refusal.message }))
+            }
             Protocol::Query => {
                 let whose = if refusal.status >= 500 { "Receiver" } else { "Sender" };
                 let error = json!({ "Type": whose, "Code": refusal.code, "Message": refusal.message });
@@ -76,7 +86,7 @@ impl Called {
     pub(super) fn throttling(&self) -> Refusal {
         match self.service {
             Service::CloudFormation => Refusal::new(400, "Throttling", "Rate exceeded"),
-            Service::CloudWatch => Refusal::new(400, "ThrottlingException", "Rate exceeded"),
+            Service::CloudWatch | Service::CodePipeline => Refusal::new(400, "ThrottlingException", "Rate exceeded"),
             Service::Lambda => Refusal::new(429, "TooManyRequestsException", "Rate exceeded"),
         }
     }
@@ -137,6 +147,11 @@ pub(super) fn page(status: u16, body: &'static str) -> Response<Bytes> {
 /// An answer of JSON, with a request id as every answer of AWS has one.
 pub(super) fn json_answer(status: u16, kind: &'static str, body: &Value) -> Response<Bytes> {
     bytes_answer(status, kind, Bytes::from(body.to_string()))
+}
+
+/// An answer of JSON 1.1.
+pub(super) fn json_1_1(status: u16, body: &Value) -> Response<Bytes> {
+    json_answer(status, "application/x-amz-json-1.1", body)
 }
 
 /// The form of a request by the query protocol.

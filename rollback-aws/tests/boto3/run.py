@@ -50,8 +50,8 @@ def main(endpoint, services):
             client = careless if step.get("careless") else good
             answer, outcome = call(client, step, kept)
             wanted = step.get("wants", "ok")
-            shown = {name: answer.get(name) for name in step.get("shows", {})}
-            counted = {name: len(answer.get(name) or []) for name in step.get("counts", {})}
+            shown = {name: at(answer, name) for name in step.get("shows", {})}
+            counted = {name: len(at(answer, name) or []) for name in step.get("counts", {})}
             for name, member in step.get("keeps", {}).items():
                 kept[name] = at(answer, member)
             print(json.dumps({
@@ -79,7 +79,7 @@ def call(client, step, kept):
             return {}, f"{type(e).__name__}: {e}"
         except Exception as e:  # boto3 stumbles over what no model has: that is a finding, not the end of the run.
             return {}, f"boto3 cannot read the answer: {type(e).__name__}"
-        if all(answer.get(name) == value for name, value in until.items()):
+        if all(at(answer, name) == value for name, value in until.items()):
             return answer, "ok"
         if time.monotonic() > over:
             return answer, "waited in vain"

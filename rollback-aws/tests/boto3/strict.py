@@ -8,6 +8,8 @@ part of them is kept here.
 
 import json
 import re
+import xml.etree.ElementTree
+from datetime import datetime
 
 # Errors that AWS answers with though no operation declares them: those common to all services
 # (https://docs.aws.amazon.com/awssupport/latest/APIReference/CommonErrors.html), and ValidationException, which Lambda
@@ -102,6 +104,53 @@ def read(answer):
     return json.loads(answer["body"] or b"{}")
 
 
+def is_xml(answer):
+    return "xml" in (answer["headers"].get("content-type") or "")
+
+
+def tree(answer):
+    """The raw body of an answer by the query protocol, without namespaces."""
+    root = xml.etree.ElementTree.fromstring(answer["body"])
+    for element in root.iter():
+        element.tag = element.tag.split("}")[-1]
+    return root
+
+
+def value_of(shape, element):
+    """What an element says, as the shape has it; what does not fit stays text."""
+    kind, text = shape.type_name, element.text or ""
+    if kind == "structure":
+        members = {m.serialization.get("name") or name: m for name, m in shape.members.items()}
+        return {it.tag: value_of(members[it.tag], it) if it.tag in members else it.text for it in element}
+    if kind == "list":
+        name = shape.member.serialization.get("name", "member")
+        strange = [it.tag for it in element if it.tag != name]
+        return f"a list with {strange[0]}" if strange else [value_of(shape.member, it) for it in element]
+    try:
+        if kind in ("integer", "long"):
+            return int(text)
+        if kind in ("double", "float"):
+            return float(text)
+        if kind == "boolean":
+            return {"true": True, "false": False}.get(text, text)
+        if kind == "timestamp":
+            return datetime.fromisoformat(text.replace("Z", "+00:00"))
+    except ValueError:
+        pass
+    return text
+
+
+def read_query(operation, answer, found):
+    """The result of an answer by the query protocol, and whether it is wrapped as it must be."""
+    root, wrapper = tree(answer), operation.output_shape.serialization.get("resultWrapper")
+    if root.tag != f"{operation.name}Response":
+        found.append(f"{operation.name}: it is wrapped in {root.tag}")
+    result = root.find(wrapper)
+    if result is None:
+        found.append(f"{operation.name}: there is no {wrapper} in it")
+    return {} if result is None else value_of(operation.output_shape, result)
+
+
 def faults(operation, answer):
     """What is wrong with a raw answer to an operation."""
     found, status = [], answer["status_code"]
@@ -110,13 +159,14 @@ def faults(operation, answer):
         if output is None or output.serialization.get("payload"):
             return found
         try:
-            check(output, read(answer), operation.name, found)
-        except ValueError as e:
+            value = read_query(operation, answer, found) if is_xml(answer) else read(answer)
+            check(output, value, operation.name, found)
+        except (ValueError, xml.etree.ElementTree.ParseError) as e:
             found.append(f"{operation.name}: the body cannot be read: {e}")
         return found
     try:
-        body = read(answer)
-    except ValueError:
+        body = error_in(answer)
+    except (ValueError, xml.etree.ElementTree.ParseError):
         return [f"{operation.name}: status {status} with a body that is no error of AWS: {answer['body'][:60]!r}"]
     code = code_of(body, answer["headers"])
     declared = {(e.metadata.get("error") or {}).get("code") or e.name: e for e in operation.error_shapes}
@@ -130,6 +180,14 @@ def faults(operation, answer):
     elif code not in COMMON:
         found.append(f"{operation.name}: the error {code!r} is not declared for it")
     return found
+
+
+def error_in(answer):
+    """The error of an answer, in the form that the JSON protocols have."""
+    if not is_xml(answer):
+        return read(answer)
+    error = {it.tag: it.text for it in tree(answer).find("Error") or ()}
+    return {"__type": error.get("Code"), "message": error.get("Message")}
 
 
 def check_error(shape, said, path, found):

@@ -5,6 +5,7 @@ mod cloudformation_stack;
 mod cloudwatch_gates;
 mod cloudwatch_room;
 mod cloudwatch_set;
+mod codepipeline_stage;
 mod frame;
 mod lambda_alias;
 mod lambda_publish;
