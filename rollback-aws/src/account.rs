@@ -68,6 +68,18 @@ impl Account {
         &self.sdk
     }
 
+    /// A client for CloudFormation.
+    #[cfg(feature = "cloudformation")]
+    pub fn cloudformation(&self) -> aws_sdk_cloudformation::Client {
+        aws_sdk_cloudformation::Client::new(&self.sdk)
+    }
+
+    /// A client for CodePipeline.
+    #[cfg(feature = "codepipeline")]
+    pub fn codepipeline(&self) -> aws_sdk_codepipeline::Client {
+        aws_sdk_codepipeline::Client::new(&self.sdk)
+    }
+
     /// A client for Lambda.
     #[cfg(feature = "lambda")]
     pub fn lambda(&self) -> aws_sdk_lambda::Client {

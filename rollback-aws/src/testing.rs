@@ -29,8 +29,10 @@
 
 mod client;
 pub mod clock;
+pub mod cloudformation;
 pub mod cloudwatch;
 pub mod codedeploy;
+pub mod codepipeline;
 pub mod dynamodb;
 pub mod ecs;
 pub mod fault;
@@ -78,8 +80,10 @@ pub struct Simulator {
 /// make alarms), and a test wants one order of events.
 #[derive(Debug)]
 struct World {
+    cloudformation: cloudformation::Room,
     cloudwatch: cloudwatch::Room,
     codedeploy: codedeploy::Room,
+    codepipeline: codepipeline::Room,
     dynamodb: dynamodb::Room,
     ecs: ecs::Room,
     lambda: lambda::Room,
@@ -110,8 +114,10 @@ impl Simulator {
     /// An empty account with this clock, in this region.
     pub fn at(clock: VirtualClock, region: &str) -> Self {
         let world = World {
+            cloudformation: cloudformation::Room::new(region),
             cloudwatch: cloudwatch::Room::new(region, clock.now()),
             codedeploy: codedeploy::Room::new(region),
+            codepipeline: codepipeline::Room::new(region),
             dynamodb: dynamodb::Room::new(region),
             ecs: ecs::Room::new(region, clock.now()),
             lambda: lambda::Room::new(region, clock.now()),
@@ -211,6 +217,16 @@ impl Simulator {
         lambda::Hands(self)
     }
 
+    /// Stacks, without an HTTP call.
+    pub const fn cloudformation(&self) -> cloudformation::Hands<'_> {
+        cloudformation::Hands(self)
+    }
+
+    /// Pipelines, without an HTTP call.
+    pub const fn codepipeline(&self) -> codepipeline::Hands<'_> {
+        codepipeline::Hands(self)
+    }
+
     /// Alarms and metrics, without an HTTP call.
     pub const fn cloudwatch(&self) -> cloudwatch::Hands<'_> {
         cloudwatch::Hands(self)
@@ -299,12 +315,14 @@ impl Simulator {
             return called.refuse(&refusal);
         }
         let answer = match called.service {
-            Service::Lambda => world.lambda(called, request, now),
+            Service::CloudFormation => world.cloudformation.answer(called, request, now),
             Service::CloudWatch => world.cloudwatch.answer(called, request, now),
-            Service::Logs => world.logs.answer(&called.operation, request),
             Service::CodeDeploy => world.codedeploy.answer(called, request, now),
-            Service::Ecs => world.ecs(called, request, now),
+            Service::CodePipeline => world.codepipeline.answer(called, request, now),
             Service::DynamoDb => world.dynamodb.answer(called, request, now),
+            Service::Ecs => world.ecs(called, request, now),
+            Service::Lambda => world.lambda(called, request, now),
+            Service::Logs => world.logs.answer(&called.operation, request),
             Service::Route53 => world.route53.answer(called, request, now),
             Service::Sns => world.sns.answer(called, request, now),
         };
@@ -370,7 +388,9 @@ impl World {
             self.cloudwatch.record(datum);
         }
         self.cloudwatch.pass(until);
+        self.cloudformation.pass(until, &self.cloudwatch);
         self.codedeploy.pass(until, &self.cloudwatch);
+        self.codepipeline.pass(until);
         let Self { cloudwatch, ecs, .. } = self;
         ecs.pass(until, &|alarm| cloudwatch.fires(alarm));
         self.dynamodb.pass(until);

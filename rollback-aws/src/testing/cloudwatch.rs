@@ -90,6 +90,11 @@ impl Room {
         }
     }
 
+    /// The state of an alarm by its ARN, and since when.
+    pub(super) fn of_arn(&self, arn: &str) -> Option<(State, Timestamp)> {
+        self.alarms.values().find(|alarm| alarm.arn == arn).map(|alarm| (alarm.state, alarm.transitioned))
+    }
+
     /// Takes what a service measured.
     pub(super) fn record(&mut self, datum: Datum) {
         let shown = datum.at.saturating_add(self.lag).unwrap_or(Timestamp::MAX);

@@ -7,13 +7,15 @@ use http::{Request, Response, StatusCode, header::CONTENT_TYPE};
 use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
 use serde_json::{Value, json};
 
-use super::{cloudwatch, codedeploy, dynamodb, ecs, lambda, logs, route53, sns};
+use super::{cloudformation, cloudwatch, codedeploy, codepipeline, dynamodb, ecs, lambda, logs, route53, sns};
 
 /// A service that has a room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Service {
+    CloudFormation,
     CloudWatch,
     CodeDeploy,
+    CodePipeline,
     DynamoDb,
     Ecs,
     Lambda,
@@ -33,7 +35,7 @@ pub(super) enum Protocol {
     Json11,
     /// CBOR with the operation in the path, as CloudWatch by the Rust SDK.
     Cbor,
-    /// A form with the operation in it, answered in XML: SNS.
+    /// A form with the operation in it, answered in XML: CloudFormation, SNS.
     Query,
     /// REST with bodies of XML: Route 53.
     RestXml,
@@ -51,8 +53,10 @@ pub(super) struct Called {
 /// The room that a request is for.
 pub(super) fn route(request: &Request<Bytes>) -> Option<Called> {
     let rooms = [
+        cloudformation::route,
         cloudwatch::route,
         codedeploy::route,
+        codepipeline::route,
         dynamodb::route,
         ecs::route,
         lambda::route,
@@ -75,6 +79,8 @@ impl Called {
             Service::Logs => "logs",
             Service::Route53 => "route53",
             Service::Sns => "sns",
+            Service::CloudFormation => "cloudformation",
+            Service::CodePipeline => "codepipeline",
         };
         // The one operation of these whose action has another name.
         let action = if self.operation == "Invoke" { "InvokeFunction" } else { &self.operation };
@@ -96,6 +102,9 @@ impl Called {
             Protocol::RestJson => lambda::refuse(refusal),
             Protocol::Json10 | Protocol::Cbor => cloudwatch::refuse(self, refusal),
             Protocol::Json11 => refuse_json_1_1(refusal),
+            Protocol::Query if self.service == Service::CloudFormation => {
+                query_refusal(cloudformation::NAMESPACE, refusal)
+            }
             Protocol::Query => query_refusal(sns::NAMESPACE, &sns::spelled(refusal)),
             Protocol::RestXml => query_refusal(route53::NAMESPACE, &route53::spelled(refusal)),
         }
@@ -105,7 +114,7 @@ impl Called {
     pub(super) fn throttling(&self) -> Refusal {
         match self.service {
             Service::Lambda => Refusal::new(429, "TooManyRequestsException", "Rate exceeded"),
-            Service::CloudWatch | Service::CodeDeploy | Service::Ecs | Service::Logs => {
+            Service::CloudWatch | Service::CodeDeploy | Service::CodePipeline | Service::Ecs | Service::Logs => {
                 Refusal::new(400, "ThrottlingException", "Rate exceeded")
             }
             Service::DynamoDb => Refusal::new(
@@ -114,7 +123,7 @@ impl Called {
                 "The level of configured provisioned throughput for the table was exceeded. Consider increasing your \
                  provisioning level with the UpdateTable API.",
             ),
-            Service::Route53 => Refusal::new(400, "Throttling", "Rate exceeded"),
+            Service::CloudFormation | Service::Route53 => Refusal::new(400, "Throttling", "Rate exceeded"),
             Service::Sns => Refusal::new(429, "Throttled", "Rate exceeded"),
         }
     }
@@ -178,7 +187,7 @@ pub(super) fn nobody(request: &Request<Bytes>) -> Response<Bytes> {
 }
 
 /// The body of a request in JSON 1.1; none is an empty object.
-pub(super) fn json_body(request: &Request<Bytes>) -> Result<serde_json::Value, Refusal> {
+pub(super) fn json_body(request: &Request<Bytes>) -> Result<Value, Refusal> {
     if request.body().is_empty() {
         return Ok(json!({}));
     }

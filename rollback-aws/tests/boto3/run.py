@@ -52,7 +52,7 @@ def main(endpoint, services):
             wanted = step.get("wants", "ok")
             shown = {path: at(answer, path) for path in step.get("shows", {})}
             same = {f"same {path}": at(answer, path) == fill(value, kept) for path, value in step.get("same", {}).items()}
-            counted = {name: len(answer.get(name) or []) for name in step.get("counts", {})}
+            counted = {path: len(at(answer, path) or []) for path in step.get("counts", {})}
             for name, member in step.get("keeps", {}).items():
                 kept[name] = at(answer, member)
             print(json.dumps({

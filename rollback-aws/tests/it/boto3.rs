@@ -16,7 +16,7 @@ use std::{
 };
 
 use rollback_aws::{
-    cloudwatch, codedeploy, dynamodb, ecs, lambda, route53, sns,
+    cloudformation, cloudwatch, codedeploy, codepipeline, dynamodb, ecs, lambda, route53, sns,
     testing::{
         Refusal, Simulator,
         clock::VirtualClock,
@@ -28,9 +28,11 @@ use serde::Deserialize;
 
 /// What is run: a service, and after the slash the protocol where it is not boto3's own choice.
 const SERVICES: &[&str] = &[
+    "cloudformation",
     "cloudwatch",
     "cloudwatch/smithy-rpc-v2-cbor",
     "codedeploy",
+    "codepipeline",
     "dynamodb",
     "ecs",
     "lambda",
@@ -40,7 +42,7 @@ const SERVICES: &[&str] = &[
 ];
 
 /// What MiniStack does not know at all.
-const NOT_MINISTACKS: &[&str] = &["codedeploy"];
+const NOT_MINISTACKS: &[&str] = &["codedeploy", "codepipeline"];
 
 /// What moto is put through: of Lambda and CloudWatch it has too little.
 const MOTOS: &[&str] = &["dynamodb", "route53", "sns"];
@@ -133,6 +135,8 @@ async fn boto3_finds_every_answer_as_awss_models_and_the_table_want_it() {
 
     let ran: BTreeSet<&str> = exchanges.iter().flat_map(|it| &it.operations).map(String::as_str).collect();
     let lists = [
+        cloudformation::ROLLOUT,
+        codepipeline::ROLLOUT,
         lambda::ROLLOUT,
         lambda::PUBLISH,
         cloudwatch::LOOK,

@@ -1,11 +1,13 @@
 //! Tests of `rollback-aws`, all on the simulator: nothing here needs an account.
 
 mod boto3;
+mod cloudformation_stack;
 mod cloudwatch_gates;
 mod cloudwatch_room;
 mod cloudwatch_set;
 mod codedeploy_group;
 mod codedeploy_room;
+mod codepipeline_stage;
 mod dynamodb_replicas;
 mod dynamodb_room;
 mod dynamodb_store;
