@@ -39,6 +39,7 @@ mod poller;
 mod preflight;
 mod revision;
 mod settings;
+mod shelf;
 
 use std::{
     collections::BTreeMap,
@@ -73,6 +74,7 @@ pub use self::{
     poller::Poller,
     revision::Artefact,
     settings::{RollBackOn, Settings, UPDATE_GROUP},
+    shelf::{OnShelf, Shelf},
 };
 use crate::{
     error::sorted,
@@ -105,6 +107,7 @@ pub struct Group {
     config: Option<String>,
     config_back: Option<String>,
     guarded: bool,
+    shelves: Vec<Arc<dyn Shelf>>,
     #[cfg(feature = "cloudwatch")]
     cloudwatch: Option<aws_sdk_cloudwatch::Client>,
     known: Arc<Mutex<Known>>,
@@ -218,6 +221,7 @@ impl Group {
             config: None,
             config_back: None,
             guarded: false,
+            shelves: Vec::new(),
             #[cfg(feature = "cloudwatch")]
             cloudwatch: None,
             known: Arc::default(),
@@ -253,6 +257,13 @@ impl Group {
     #[must_use]
     pub const fn guarded(mut self) -> Self {
         self.guarded = true;
+        self
+    }
+
+    /// With a place where artefacts lie: preflight asks it whether the baseline and the candidate are still there.
+    #[must_use]
+    pub fn shelf(mut self, shelf: impl Shelf) -> Self {
+        self.shelves.push(Arc::new(shelf));
         self
     }
 
@@ -384,11 +395,14 @@ impl Group {
             Some(id) => Some(self.poller.get(&id, true).await?),
             None => None,
         };
+        if newest.as_ref().is_some_and(|it| it.is_upkeep()) {
+            newest = self.before_upkeep().await?.or(newest);
+        }
         let at = newest.as_ref().map_or(NEVER, |it| it.id.as_str());
         if let Some(last) = last.filter(|last| last.version.as_str() == at) {
             for id in self.since(last.at).await? {
                 let other = self.poller.get(&id, true).await?;
-                if newest.as_ref().is_none_or(|it| it.created < other.created) {
+                if !other.is_upkeep() && newest.as_ref().is_none_or(|it| it.created < other.created) {
                     newest = Some(other);
                 }
             }
@@ -413,6 +427,25 @@ impl Group {
             None => None,
         };
         Ok(Found { newest: Some(newest), rolled_back, successful })
+    }
+
+    /// The newest deployment that is a change of the group, where CodeDeploy itself has deployed to instances since that came
+    /// late. Of the last hundred; none where all of them are such.
+    async fn before_upkeep(&self) -> Result<Option<Arc<Deployment>>> {
+        let call = self.client().list_deployments().application_name(&*self.app).deployment_group_name(&*self.name);
+        let page = call.send().await.map_err(|e| sorted(format_args!("listing the deployments of {self}"), e))?;
+        let mut newest: Option<Arc<Deployment>> = None;
+        for id in page.deployments() {
+            let other = self.poller.get(id, false).await?;
+            if !other.is_upkeep() && newest.as_ref().is_none_or(|it| it.created < other.created) {
+                // They are listed from the newest on: not documented, so some more are looked at.
+                newest = Some(other);
+            }
+            if newest.as_ref().is_some_and(|it| it.id != *id) {
+                break;
+            }
+        }
+        Ok(newest)
     }
 
     /// The ids of the group's deployments since shortly before this time.

@@ -123,6 +123,18 @@ impl Deployment {
         matches!(self.status, Status::Active | Status::Ready)
     }
 
+    /// CodeDeploy's own, of what was deployed last, to instances that came late: nobody's change of the group.
+    pub(super) fn is_upkeep(&self) -> bool {
+        ["autoscaling", "autoscalingTermination", "CodeDeployAutoUpdate"].contains(&self.creator.as_str())
+    }
+
+    /// Whether this target of it serves users once it has succeeded. Blue/green: the old side does not, and whether its
+    /// instances are terminated as `Succeeded` or otherwise is not documented; CodeDeploy's own rollback gives it the traffic
+    /// back.
+    pub(super) fn serves_at(&self, target: &Target, two_sides: bool) -> bool {
+        !two_sides || target.blue == self.rolls_back.is_some() || target.status == TargetStatus::Failed
+    }
+
     pub(super) fn stopped_by_alarm(&self) -> bool {
         self.error.as_ref().is_some_and(|(code, _)| code == "ALARM_ACTIVE")
     }

@@ -198,16 +198,18 @@ impl Sight<'_> {
 
     /// Which targets stayed behind, though the deployment has succeeded: that is so as long as enough of them did.
     fn mixed(&self, newest: &Deployment) -> Option<Note> {
-        if self.targets.is_empty() {
+        let two_sides = self.platform == Platform::BlueGreen;
+        let serving: Vec<&Target> = self.targets.iter().filter(|it| newest.serves_at(it, two_sides)).collect();
+        if serving.is_empty() {
             return Some(Note::new(format!("deployment {} has succeeded on no target that it tells of", newest.id)));
         }
-        let behind: Vec<String> = self.targets.iter().filter(|it| !it.succeeded()).map(told_of).collect();
+        let behind: Vec<String> = serving.iter().filter(|it| !it.succeeded()).map(|it| told_of(it)).collect();
         (!behind.is_empty()).then(|| {
             Note::new(format!(
                 "mixed: deployment {} has succeeded, but not on {} of {} targets: {}",
                 newest.id,
                 behind.len(),
-                self.targets.len(),
+                serving.len(),
                 behind.join(", ")
             ))
         })
@@ -272,11 +274,9 @@ impl Sight<'_> {
             _ => return Vec::new(),
         };
         let back = new == Serves::Baseline;
+        let two_sides = self.platform == Platform::BlueGreen;
         let serves = |it: &Target| match (it.succeeded(), it.untouched()) {
-            // Blue/green: one of the two has no traffic any more. After our own deployment of the baseline that is blue.
-            (true, _) if self.platform == Platform::BlueGreen && it.blue == (self.whose() != Whose::Theirs) => {
-                Serves::Nothing
-            }
+            _ if newest.status == Status::Succeeded && !newest.serves_at(it, two_sides) => Serves::Nothing,
             (true, _) => new,
             (false, true) if !back => old,
             _ => Serves::Other,

@@ -14,7 +14,7 @@ use rollback_core::{
 
 use super::{
     CONTINUE_DEPLOYMENT, CREATE_DEPLOYMENT, GET_CONFIG, GET_DEPLOYMENTS, GET_GROUP, GET_REVISION, GET_TARGETS, Group,
-    LIST_DEPLOYMENTS, LIST_TARGETS, Platform, STOP_DEPLOYMENT,
+    LIST_DEPLOYMENTS, LIST_TARGETS, OnShelf, Platform, STOP_DEPLOYMENT,
     deployment::{Deployment, Status, Target},
     revision::{Artefact, Spec},
     settings::{alarms_of, events_of, ready_wait},
@@ -59,8 +59,12 @@ impl Group {
             false => self.poller.get(&successful, true).await?,
         };
         let targets = self.targets(&serving).await?;
-        let behind: Vec<String> =
-            targets.iter().filter(|it| !it.succeeded()).map(|it| format!("{} ({})", it.name, it.status)).collect();
+        let two_sides = self.platform == Platform::BlueGreen;
+        let behind: Vec<String> = targets
+            .iter()
+            .filter(|it| serving.serves_at(it, two_sides) && !it.succeeded())
+            .map(|it| format!("{} ({})", it.name, it.status))
+            .collect();
         if !behind.is_empty() {
             let why = format!(
                 "{self} is mixed: deployment {} has succeeded, but not on {}; deploy again, or take them out",
@@ -249,7 +253,10 @@ impl Group {
             ready.no_way_back.push(why.into());
         }
         let Some(id) = info.last_attempted_deployment().and_then(|it| it.deployment_id()) else { return Ok(()) };
-        let Some(newest) = GET_DEPLOYMENTS.prove(ready, self.poller.get(id, true).await)? else { return Ok(()) };
+        if GET_DEPLOYMENTS.prove(ready, self.poller.get(id, true).await)?.is_none() {
+            return Ok(());
+        }
+        let Some(newest) = self.find(true, None).await?.newest else { return Ok(()) };
         if newest.is_active() {
             ready.refused.push(self.busy(&newest).to_string().into());
             return Ok(());
@@ -337,9 +344,30 @@ impl Group {
             let why = format!("there is no revision {} in application {}", candidate.artefact.id(), self.app);
             ready.refused.push(why.into());
         }
-        for (which, artefact) in [("the baseline", &baseline.artefact), ("the candidate", &candidate.artefact)] {
-            if !artefact.is_app_spec() {
-                ready.not_provable.push(format!("that the bundle of {which} is still there: {}", artefact.id()).into());
+        for (which, artefact) in [("baseline", &baseline.artefact), ("candidate", &candidate.artefact)] {
+            let (mut seen, mut gone) = (false, None);
+            for shelf in &self.shelves {
+                match shelf.look(artefact).await {
+                    Ok(OnShelf::There(what)) => {
+                        seen = true;
+                        ready.proved.push(format!("the {which} is there: {what}").into());
+                    }
+                    Ok(OnShelf::Gone(why)) => {
+                        gone = Some(format!("the {which} {} cannot be deployed: {why}", artefact.id()))
+                    }
+                    Ok(OnShelf::NotMine) => {}
+                    Err(e) => ready.not_provable.push(format!("that the {which} is still there: {}", e.chain()).into()),
+                }
+            }
+            match gone {
+                Some(why) if which == "baseline" => ready.no_way_back.push(why.into()),
+                Some(why) => ready.refused.push(why.into()),
+                None if !seen => {
+                    ready
+                        .not_provable
+                        .push(format!("that what the {which} names is still there: {}", artefact.id()).into());
+                }
+                None => {}
             }
             if !artefact.is_pinned() {
                 let why = format!("that {} is what it was: it names neither version nor ETag", artefact.id());

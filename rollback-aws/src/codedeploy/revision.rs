@@ -84,6 +84,34 @@ impl Artefact {
             .with_spec(&Spec { artefact: self.clone(), deployment: None, file_exists: None }.write())
     }
 
+    /// Bucket, key and version of a bundle in S3.
+    pub fn s3_object(&self) -> Option<(&str, &str, Option<&str>)> {
+        match &self.0 {
+            Place::S3 { bucket, key, version, .. } => Some((bucket, key, version.as_deref())),
+            _ => None,
+        }
+    }
+
+    /// The text of an AppSpec, where it is known.
+    pub fn app_spec_text(&self) -> Option<&str> {
+        match &self.0 {
+            Place::AppSpec { content, .. } => content.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// The functions of an AppSpec, and the versions that it brings in front of users; none where it is YAML.
+    #[cfg(feature = "lambda")]
+    pub(super) fn lambda_versions(&self) -> Vec<(String, String)> {
+        let mut found = Vec::new();
+        let spec = self.app_spec_text().and_then(|text| serde_json::from_str::<Value>(text).ok());
+        for_lambda(&mut spec.unwrap_or_default(), |properties| {
+            let text = |name: &str| properties[name].as_str().map(str::to_owned);
+            found.extend(text("Name").zip(text("TargetVersion")));
+        });
+        found
+    }
+
     /// Its id: where it is, or the hash of what it says. The id of a long place is a hash too.
     pub(super) fn id(&self) -> String {
         let id = match &self.0 {
@@ -292,7 +320,7 @@ fn lasting(content: &str) -> Option<String> {
 
 /// The properties of each Lambda function of an AppSpec.
 fn for_lambda(spec: &mut Value, mut act: impl FnMut(&mut Value)) {
-    for resource in spec["Resources"].as_array_mut().into_iter().flatten() {
+    for resource in spec.get_mut("Resources").and_then(Value::as_array_mut).into_iter().flatten() {
         for (_, resource) in resource.as_object_mut().into_iter().flatten() {
             if resource["Type"] == "AWS::Lambda::Function" {
                 act(&mut resource["Properties"]);

@@ -639,6 +639,53 @@ async fn what_speaks_against_a_start_is_said_before_anything_changes() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_lies_on_no_shelf_any_more_is_no_way_back() {
+    use rollback_aws::testing::lambda::Build;
+    let shop = Shop::new(Platform::Lambda);
+    let driver = Driver::new(&shop).await;
+    let group = shop.group().shelf(shop.aws.account().lambda());
+    for build in ["v1", "v2"] {
+        shop.aws.lambda().publish("shop", &Build::new(build));
+    }
+    let look = || async { group.preflight(&driver.change, &all_at_once()).await.unwrap() };
+    let found = look().await;
+    assert!(
+        found.proved.iter().any(|it| it.as_str() == "the baseline is there: shop:1 is published and Active"),
+        "{found:?}"
+    );
+    assert_eq!((found.refused.len(), found.no_way_back.len()), (0, 0), "{found:?}");
+    shop.aws.lambda().set_state("shop", "2", "Inactive", "Successful");
+    assert!(look().await.refused[0].as_str().contains("version 2 of function shop is Inactive"));
+    shop.aws.lambda().delete_version("shop", "1");
+    assert!(look().await.no_way_back[0].as_str().contains("function shop has no version 1"));
+    shop.aws.fault(Fault::of("lambda:GetFunctionConfiguration", Trouble::Throttle).times(99));
+    let found = look().await;
+    assert_eq!((found.refused.len(), found.no_way_back.len()), (0, 0), "{found:?}");
+    assert!(found.not_provable.iter().any(|it| it.as_str().contains("throttles it")), "{found:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_that_auto_scaling_starts_is_no_drift_and_goes_back_with_the_others() {
+    let shop = Shop::new(Platform::InPlace);
+    let gate = Scripted::healthy("errors");
+    let (engine, new) = shop.engine(Plan::all_at_once(minutes(20)).unwrap(), gate.clone());
+    let run = engine.start(new).await.unwrap();
+    while !matches!(run.status().state, State::Baking { .. }) {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    let upkeep = shop.aws.codedeploy().scale_out(APP, GROUP, "i-4", &location(Platform::InPlace, 2));
+    tokio::time::sleep(minutes(2)).await;
+    assert_eq!(shop.aws.codedeploy().deployment(&upkeep)["status"], "Succeeded");
+    assert!(matches!(run.status().state, State::Baking { .. }), "{}", run.status());
+    gate.set(Answer::Unhealthy);
+    let ended = run.finished().await;
+    assert!(matches!(ended.rollout.state, State::RolledBack { .. }), "{}", ended.rollout);
+    assert_eq!(shop.aws.codedeploy().serves(APP, GROUP).len(), 4);
+    shop.assert_serves(1);
+    engine.shutdown(minutes(1)).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn throttling_for_five_minutes_is_borne() {
     let shop = Shop::new(Platform::Ecs);
     let (engine, new) = shop.engine(Plan::all_at_once(minutes(20)).unwrap(), Scripted::healthy("errors"));

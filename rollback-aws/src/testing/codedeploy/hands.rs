@@ -98,6 +98,23 @@ impl Hands<'_> {
         })
     }
 
+    /// CodeDeploy itself deploys this revision to an instance that Auto Scaling has started. The deployment's id.
+    ///
+    /// # Panics
+    /// As [`Self::deploy`].
+    pub fn scale_out(&self, app: &str, group: &str, instance: &str, revision: &Value) -> String {
+        self.with(|world, _| world.codedeploy.group_mut(app, group).instances.push(instance.into()));
+        let id = self.deploy(app, group, revision);
+        self.with(|world, _| {
+            let it = world.codedeploy.deployments.get_mut(&id).expect("just made");
+            it.creator = "autoscaling";
+            let others: Vec<usize> = (0..it.targets.len()).filter(|at| it.targets[*at].id != instance).collect();
+            it.steps.retain(|(_, step)| !others.iter().any(|at| step.is_at(*at)));
+            it.targets.iter_mut().filter(|target| target.id != instance).for_each(|target| target.status = "Skipped");
+        });
+        id
+    }
+
     /// Somebody deployed this revision, and it has succeeded everywhere. The deployment's id.
     ///
     /// # Panics

@@ -112,6 +112,22 @@ pub(super) enum Step {
     Succeed,
 }
 
+impl Step {
+    /// Whether it is about this target.
+    pub(super) const fn is_at(&self, target: usize) -> bool {
+        match self {
+            Self::Begin(at, _)
+            | Self::End(at, _)
+            | Self::Hook(at, _)
+            | Self::Weight(at, _)
+            | Self::Serves(at)
+            | Self::Blocked(at)
+            | Self::Done(at) => *at == target,
+            _ => false,
+        }
+    }
+}
+
 impl Deployment {
     pub(super) fn is_active(&self) -> bool {
         self.completed.is_none()
