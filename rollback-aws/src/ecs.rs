@@ -350,7 +350,8 @@ impl Service {
     async fn answer_hook(&self, deployment: &str, hook: &str, action: Action) -> Result<()> {
         let what = format!("answering the pause of service {} with {action}", self.name);
         let call = self.client.continue_service_deployment().service_deployment_arn(deployment).hook_id(hook);
-        match call.action(action).customize().config_override(once()).send().await {
+        // Repeated by the SDK when its answer is lost: a hook takes one answer, whoever sends it.
+        match call.action(action).send().await {
             Ok(_) => Ok(()),
             Err(e) => {
                 // Which of them says that the hook waits no longer is not documented; neither changes anything.
@@ -516,7 +517,7 @@ impl fmt::Debug for Service {
     }
 }
 
-/// Not repeated by the SDK: a second request could land long after the first was given up. The engine looks, and repeats
+/// An update is not repeated by the SDK: a second request could land long after the first was given up. The engine looks, and repeats
 /// what is still due.
 fn once() -> Overrides {
     Overrides::new().retry_config(RetryConfig::disabled())

@@ -72,7 +72,7 @@ impl Current {
 
     fn phase(&self) -> String {
         match &self.hook {
-            Some(hook) if self.is_going_forward() => hook.clone(),
+            Some(hook) if self.is_going_forward() => format!("{HOOK}{hook}"),
             _ => self.status.as_str().into(),
         }
     }
@@ -287,7 +287,10 @@ impl Current {
             },
             Some(wanted) if now == wanted => Progress::Reached,
             Some(wanted) if now > wanted => {
-                let why = format!("ECS has gone on by itself: {}, and {wanted} was asked for", self.at());
+                let why = format!(
+                    "ECS has gone on, by itself or by somebody's answer: {}, and {wanted} was asked for",
+                    self.at()
+                );
                 return Judged::Failed(why);
             }
             Some(_) if self.hook.is_some() => goes_on(),
@@ -300,7 +303,7 @@ impl Current {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct At {
     pub(super) arn: String,
-    /// The id of the hook that waits, else the status.
+    /// The id of the hook that waits, marked as one, else the status.
     pub(super) phase: String,
     pub(super) target: String,
     pub(super) told: String,
@@ -322,9 +325,7 @@ impl At {
 
     /// The hook that waits.
     pub(super) fn hook(&self) -> Option<&str> {
-        let status = Status::from(self.phase.as_str());
-        let known = Status::values().contains(&status.as_str()) || self.phase == "-";
-        (!known).then_some(&self.phase)
+        self.phase.strip_prefix(HOOK)
     }
 
     /// Whether nothing was on its way.
@@ -356,3 +357,6 @@ pub(super) fn serves<'a>(seen: &'a Seen, name: &dyn fmt::Display) -> Result<&'a 
     };
     Err(Error::new(ErrorKind::Mixed, why))
 }
+
+/// Marks a hook's id among statuses, those of tomorrow included.
+const HOOK: char = '@';

@@ -2,6 +2,9 @@
 
     python run.py ENDPOINT SERVICE…      one line of JSON an exchange, on standard output
 
+A service is as `ecs`, `cloudwatch/smithy-rpc-v2-cbor` with another protocol than boto3's own choice, or `ecs:BASICS` with another
+list of its table than `STEPS`.
+
 A line says what came (`outcome`: ok, or the error's code), what was shown of it, whether that is what the table wants
 (`as_wanted`), and what is wrong with the answer by AWS's models (`faults`).
 """
@@ -38,6 +41,7 @@ def clients(endpoint, service, protocol):
 
 def main(endpoint, services):
     for service in services:
+        service, _, steps = service.partition(":")
         service, _, protocol = service.partition("/")
         table = importlib.import_module(f"table_{service}")
         good, careless = clients(endpoint, service, protocol)
@@ -45,7 +49,7 @@ def main(endpoint, services):
         for client in (good, careless):
             strict.attach(client, lambda operation, faults: seen.append((operation, faults)))
         kept = {"now": str(time.time())}
-        for step in table.STEPS:
+        for step in getattr(table, steps or "STEPS"):
             seen.clear()
             client = careless if step.get("careless") else good
             answer, outcome = call(client, step, kept)

@@ -6,6 +6,7 @@ waits for something, as the simulator's time passes faster.
 
 HERE = {"cluster": "canaried"}
 SHOP = {**HERE, "service": "shop"}
+PLAIN = {**HERE, "service": "plain"}
 PAUSES = [{
     "targetType": "PAUSE", "lifecycleStages": ["PRE_PRODUCTION_TRAFFIC_SHIFT", "POST_PRODUCTION_TRAFFIC_SHIFT"],
     "timeoutConfiguration": {"timeoutInMinutes": 60, "action": "ROLLBACK"},
@@ -41,7 +42,8 @@ def answers(step, wants="ok", **more):
             "with": {"serviceDeploymentArn": "<deployment>", "hookId": "<hook>", **more}}
 
 
-STEPS = [
+# What MiniStack knows as well: it has no service deployments.
+BASICS = [
     {"step": "a cluster is created", "call": "create_cluster", "with": {"clusterName": "canaried"}},
     registers("a task definition is registered", "registry.example/shop:1"),
     registers("and once more", "registry.example/shop:2"),
@@ -55,39 +57,49 @@ STEPS = [
      "wants": "ClientException"},
     {"step": "a service of a missing cluster is not there", "call": "describe_services",
      "with": {"cluster": "nowhere", "services": ["shop"]}, "wants": "ClusterNotFoundException"},
-    {"step": "a pause in the middle of a shift is refused", "call": "create_service", "wants": "InvalidParameterException",
-     "with": {**HERE, "serviceName": "shop", "taskDefinition": "shop:1", "deploymentConfiguration": {
-         **CANARY, "lifecycleHooks": [{**PAUSES[0], "lifecycleStages": ["PRODUCTION_TRAFFIC_SHIFT"]}]}}},
     {"step": "a service is created", "call": "create_service",
-     "with": {**HERE, "serviceName": "shop", "taskDefinition": "shop:1", "desiredCount": 2,
-              "deploymentConfiguration": CANARY}, "keeps": {"deployment": "service.currentServiceDeployment"}},
+     "with": {**HERE, "serviceName": "plain", "taskDefinition": "shop:1", "desiredCount": 1}},
+    {"step": "the service is read", "call": "describe_services", "with": {**HERE, "services": ["plain"]},
+     "until": {"services.0.runningCount": 1}, "counts": {"services": 1, "failures": 0}},
     {"step": "a missing service is told as a failure", "call": "describe_services", "with": {**HERE, "services": ["nothing"]},
      "counts": {"services": 0, "failures": 1}},
-    waits("its first deployment ends", status="SUCCESSFUL"),
-    {"step": "what it deployed is read", "call": "describe_service_revisions",
-     "with": {"serviceRevisionArns": ["<revision>"]}, "counts": {"serviceRevisions": 1}},
-    {"step": "the service is read", "call": "describe_services", "with": {**HERE, "services": ["shop"]},
-     "counts": {"services": 1, "failures": 0}},
-    {"step": "its deployments are listed", "call": "list_service_deployments", "with": SHOP, "counts": {"serviceDeployments": 1}},
-    {"step": "and those on their way", "call": "list_service_deployments", "with": {**SHOP, "status": ["IN_PROGRESS"]},
-     "counts": {"serviceDeployments": 0}},
-    {"step": "its tasks are listed", "call": "list_tasks", "with": {**HERE, "serviceName": "shop"}, "counts": {"taskArns": 2},
+    {"step": "its tasks are listed", "call": "list_tasks", "with": {**HERE, "serviceName": "plain"}, "counts": {"taskArns": 1},
      "keeps": {"task": "taskArns.0"}},
     {"step": "and read", "call": "describe_tasks", "with": {**HERE, "tasks": ["<task>"]}, "counts": {"tasks": 1}},
     {"step": "tasks of a missing service are not there", "call": "list_tasks", "with": {**HERE, "serviceName": "nothing"},
      "wants": "ServiceNotFoundException"},
+    {"step": "an update without anything is taken", "call": "update_service", "with": PLAIN},
+    {"step": "a missing task definition is not deployed", "call": "update_service", "wants": "ClientException",
+     "with": {**PLAIN, "taskDefinition": "shop:99"}},
+    {"step": "nor is one that was deregistered", "call": "update_service", "wants": "ClientException",
+     "with": {**PLAIN, "taskDefinition": "shop:4"}},
+    {"step": "nothing is deployed to a missing service", "call": "update_service", "wants": "ServiceNotFoundException",
+     "with": {**HERE, "service": "nothing", "taskDefinition": "shop:2"}},
+]
+
+STEPS = [
+    *BASICS,
+    {"step": "a pause in the middle of a shift is refused", "call": "create_service", "wants": "InvalidParameterException",
+     "with": {**HERE, "serviceName": "shop", "taskDefinition": "shop:1", "deploymentConfiguration": {
+         **CANARY, "lifecycleHooks": [{**PAUSES[0], "lifecycleStages": ["PRODUCTION_TRAFFIC_SHIFT"]}]}}},
+    {"step": "a service that waits is created", "call": "create_service",
+     "with": {**HERE, "serviceName": "shop", "taskDefinition": "shop:1", "desiredCount": 2,
+              "deploymentConfiguration": CANARY}, "keeps": {"deployment": "service.currentServiceDeployment"}},
+    waits("its first deployment ends", status="SUCCESSFUL"),
+    {"step": "what it deployed is read", "call": "describe_service_revisions",
+     "with": {"serviceRevisionArns": ["<revision>"]}, "counts": {"serviceRevisions": 1}},
+    {"step": "its deployments are listed", "call": "list_service_deployments", "with": SHOP, "counts": {"serviceDeployments": 1}},
+    {"step": "and those on their way", "call": "list_service_deployments", "with": {**SHOP, "status": ["IN_PROGRESS"]},
+     "counts": {"serviceDeployments": 0}},
+    {"step": "its two tasks are listed", "call": "list_tasks", "with": {**HERE, "serviceName": "shop"}, "counts": {"taskArns": 2},
+     "keeps": {"task": "taskArns.0"}},
+    {"step": "one is read", "call": "describe_tasks", "with": {**HERE, "tasks": ["<task>"]}, "counts": {"tasks": 1}},
 
     {"step": "an update that changes nothing deploys nothing", "call": "update_service",
      "with": {**SHOP, "taskDefinition": "shop:1"}, "keeps": {"same": "service.currentServiceDeployment"}},
     {"step": "nor does one without anything", "call": "update_service", "with": SHOP},
     {"step": "there is still one deployment", "call": "list_service_deployments", "with": SHOP,
      "counts": {"serviceDeployments": 1}},
-    {"step": "a missing task definition is not deployed", "call": "update_service", "wants": "ClientException",
-     "with": {**SHOP, "taskDefinition": "shop:99"}},
-    {"step": "nor is one that was deregistered", "call": "update_service", "wants": "ClientException",
-     "with": {**SHOP, "taskDefinition": "shop:4"}},
-    {"step": "nothing is deployed to a missing service", "call": "update_service", "wants": "ServiceNotFoundException",
-     "with": {**HERE, "service": "nothing", "taskDefinition": "shop:2"}},
     {"step": "what is over is not stopped", "call": "stop_service_deployment", "wants": "ConflictException",
      "with": {"serviceDeploymentArn": "<deployment>", "stopType": "ROLLBACK"}},
     {"step": "what never was is not stopped", "call": "stop_service_deployment", "wants": "ServiceDeploymentNotFoundException",
