@@ -110,9 +110,10 @@ impl Stage {
         }
         let stage = SucceededInStageFilter::builder().stage_name(&self.stage).build();
         let filter = PipelineExecutionFilter::builder().succeeded_in_stage(stage).build();
-        let mut pages = self.client.list_pipeline_executions().pipeline_name(&self.pipeline).filter(filter);
-        pages = pages.max_results(100);
-        let answer = pages.send().await.map_err(|e| self.refused("reading the executions of", e))?;
+        let pages = self.client.list_pipeline_executions().pipeline_name(&self.pipeline).filter(filter);
+        let answer = pages.max_results(100).send().await.map_err(|e| self.refused("reading the executions of", e));
+        // A missing permission is told once.
+        let Some(answer) = LIST.prove(&mut Readiness::default(), answer)? else { return Ok(()) };
         let listed = answer.pipeline_execution_summaries();
         if listed.iter().any(|it| it.pipeline_execution_id() == Some(execution)) {
             ready.proved.push(
