@@ -26,8 +26,8 @@ impl Stage {
         let asked = self.client.get_pipeline().name(&self.pipeline).send().await;
         let asked = asked.map_err(|e| self.refused("reading", e));
         if let Some(pipeline) = PIPELINE.prove(&mut ready, asked)?.and_then(|it| it.pipeline) {
-            self.prove_way_back(&mut ready, &pipeline, &baseline).await?;
-            self.prove_candidate(&mut ready, &pipeline, &candidate).await?;
+            let listed = self.prove_way_back(&mut ready, &pipeline, &baseline).await?;
+            self.prove_candidate(&mut ready, &pipeline, &candidate, &listed);
             self.tell_of_others(&mut ready, &pipeline);
         }
         // These name an execution that never was: they are refused for lack of the permission, or because of it.
@@ -62,13 +62,14 @@ impl Stage {
         }
     }
 
-    /// What `RollbackStage` asks of its target (user guide, "Configuring stage rollback").
+    /// What `RollbackStage` asks of its target (user guide, "Configuring stage rollback"). Returns the executions that
+    /// CodePipeline lists as targets.
     async fn prove_way_back(
         &self,
         ready: &mut Readiness,
         pipeline: &PipelineDeclaration,
         baseline: &Spec,
-    ) -> Result<()> {
+    ) -> Result<Vec<String>> {
         let at = pipeline.stages().iter().position(|it| it.name() == self.stage);
         if at == Some(0) {
             ready
@@ -87,7 +88,7 @@ impl Stage {
         }
         let Some(execution) = &baseline.execution else {
             ready.no_way_back.push("no execution is recorded for the baseline; read it off the stage".into());
-            return Ok(());
+            return Ok(Vec::new());
         };
         let asked = self.client.get_pipeline_execution().pipeline_name(&self.pipeline).pipeline_execution_id(execution);
         let asked = asked.send().await.map_err(|e| self.refused("reading an execution of", e));
@@ -105,16 +106,18 @@ impl Stage {
                     )
                     .into(),
                 );
-                return Ok(());
+                return Ok(Vec::new());
             }
         }
         let stage = SucceededInStageFilter::builder().stage_name(&self.stage).build();
         let filter = PipelineExecutionFilter::builder().succeeded_in_stage(stage).build();
-        let mut pages = self.client.list_pipeline_executions().pipeline_name(&self.pipeline).filter(filter);
-        pages = pages.max_results(100);
-        let answer = pages.send().await.map_err(|e| self.refused("reading the executions of", e))?;
-        let listed = answer.pipeline_execution_summaries();
-        if listed.iter().any(|it| it.pipeline_execution_id() == Some(execution)) {
+        let pages = self.client.list_pipeline_executions().pipeline_name(&self.pipeline).filter(filter);
+        let answer = pages.max_results(100).send().await.map_err(|e| self.refused("reading the executions of", e));
+        // A missing permission is told once.
+        let Some(answer) = LIST.prove(&mut Readiness::default(), answer)? else { return Ok(Vec::new()) };
+        let listed = answer.pipeline_execution_summaries().iter();
+        let listed: Vec<String> = listed.filter_map(|it| it.pipeline_execution_id().map(Into::into)).collect();
+        if listed.contains(execution) {
             ready.proved.push(
                 format!("execution {execution} has succeeded in stage {}, in this version of the pipeline", self.stage)
                     .into(),
@@ -126,22 +129,32 @@ impl Stage {
             );
             ready.no_way_back.push(why.into());
         }
-        Ok(())
+        Ok(listed)
     }
 
-    async fn prove_candidate(
+    fn prove_candidate(
         &self,
         ready: &mut Readiness,
         pipeline: &PipelineDeclaration,
         candidate: &Spec,
-    ) -> Result<()> {
+        listed: &[String],
+    ) {
         let of_source = |it: &&aws_sdk_codepipeline::types::ActionDeclaration| {
             it.action_type_id().is_some_and(|it| *it.category() == ActionCategory::Source)
         };
         let sources: Vec<&str> =
             pipeline.stages().iter().flat_map(|it| it.actions()).filter(of_source).map(|it| it.name()).collect();
-        if candidate.execution.is_some() {
-            return Ok(());
+        // What the stage had before is brought by its execution, not by a new one.
+        if let Some(execution) = &candidate.execution {
+            if !listed.contains(execution) {
+                let why = format!(
+                    "CodePipeline does not list execution {execution}, which brought the candidate before, as one that stage \
+                     {} can be rolled to; make the revision anew with Stage::revision",
+                    self.stage
+                );
+                ready.refused.push(why.into());
+            }
+            return;
         }
         for unknown in candidate.sources.keys().filter(|name| !sources.contains(&name.as_str())) {
             let why =
@@ -154,7 +167,6 @@ impl Stage {
             );
             ready.refused.push(why.into());
         }
-        Ok(())
     }
 
     fn tell_of_others(&self, ready: &mut Readiness, pipeline: &PipelineDeclaration) {

@@ -172,14 +172,16 @@ impl Room {
     fn stop(&mut self, asked: &Value, now: Timestamp) -> Answer<Value> {
         let pipeline = self.pipeline_mut(&text(asked, "pipelineName")?)?;
         let id = text(asked, "pipelineExecutionId")?;
-        match found(pipeline, &id)?.status {
-            "InProgress" => {}
-            "Stopping" => {
+        match pipeline.executions.iter().find(|it| it.id == id).map(|it| it.status) {
+            Some("InProgress") => {}
+            Some("Stopping") => {
                 let why = "The pipeline execution is already in a Stopping state.";
                 return Err(Refusal::new(400, "DuplicatedStopRequestException", why));
             }
+            // No other error is declared for one that never was.
             _ => {
-                let why = "Unable to stop the pipeline execution. The execution might already be in a Stopped state, or it might no longer be in progress.";
+                let why = "Unable to stop the pipeline execution. The execution might already be in a Stopped state, or it \
+                           might no longer be in progress.";
                 return Err(Refusal::new(400, "PipelineExecutionNotStoppableException", why));
             }
         }

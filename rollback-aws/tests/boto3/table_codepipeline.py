@@ -93,5 +93,5 @@ STEPS = [
     {"step": "what is over is not stopped", "call": "stop_pipeline_execution",
      "with": {**BY, "pipelineExecutionId": "<third>"}, "wants": "PipelineExecutionNotStoppableException"},
     {"step": "what never was is not stopped", "call": "stop_pipeline_execution",
-     "with": {**BY, "pipelineExecutionId": NEVER}, "wants": "PipelineExecutionNotFoundException"},
+     "with": {**BY, "pipelineExecutionId": NEVER}, "wants": "PipelineExecutionNotStoppableException"},
 ]

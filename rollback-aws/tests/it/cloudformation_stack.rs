@@ -215,10 +215,13 @@ async fn an_update_that_goes_well_is_promoted_and_a_bad_one_is_updated_back() {
     assert_eq!(ended.rollout.state, State::Promoted, "{ended}");
     assert_eq!((shop.image(), shop.status()), ("v2".into(), "UPDATE_COMPLETE".into()));
 
-    let shop = Shop::new().await;
+    let tagged = Update::same_template().parameter("Image", "v2").tags([("team", "shop")]);
+    let shop = Shop::updated(&tagged).await;
+    let before = shop.stack().baseline().await.unwrap().id;
     let ended = roll_out(&shop, Gate::Bad).await;
     assert!(matches!(ended.rollout.state, State::RolledBack { .. }), "{ended}");
     assert_eq!((shop.image(), shop.status()), ("v1".into(), "UPDATE_COMPLETE".into()));
+    assert_eq!(shop.stack().baseline().await.unwrap().id, before, "template, parameters and tags");
     assert_eq!(shop.aws.cloudformation().parameter("shop", "Password").unwrap(), HIDDEN, "it was sent as its mask");
 }
 
@@ -529,7 +532,7 @@ async fn a_way_back_that_is_closed_is_told_before_anything_changes() {
 
     shop.aws.cloudformation().upload("https://bucket/other", r#"{"Resources": {"A": {"Type": "AWS::SNS::Topic"}}}"#);
     let wrong = shop.stack().baseline_at("https://bucket/other");
-    let change = Change { baseline: wrong.baseline().await.unwrap(), ..Driver::new(&shop).await.change.clone() };
+    let change = Change { baseline: wrong.baseline().await.unwrap(), ..Driver::new(&shop).await.change };
     let found = wrong.preflight(&change, &all_at_once()).await.unwrap();
     assert!(said(&found.no_way_back).contains("is not the one that stack shop has"), "{found:?}");
 }

@@ -157,13 +157,17 @@ enum Gate {
 }
 
 async fn start(shop: &Shop, gate: Gate) -> Handle {
+    start_with(shop, commit("v2"), gate).await
+}
+
+async fn start_with(shop: &Shop, candidate: Revision, gate: Gate) -> Handle {
     let engine = Engine::builder(Memory::new()).clock(shop.aws.clock().clone()).build().unwrap();
     let gate = match gate {
         Gate::Good => Scripted::healthy("errors"),
         Gate::Bad => Scripted::unhealthy_from("errors", Weight::ALL),
     };
     engine.register(Target::new("shop", shop.stage()).unwrap().gate(gate, Policy::default())).unwrap();
-    engine.start(NewRollout::new("shop", commit("v2"), all_at_once()).unwrap().by("ana").unwrap()).await.unwrap()
+    engine.start(NewRollout::new("shop", candidate, all_at_once()).unwrap().by("ana").unwrap()).await.unwrap()
 }
 
 async fn roll_out(shop: &Shop, gate: Gate) -> Ended {
@@ -186,6 +190,28 @@ async fn a_good_candidate_goes_through_the_pipeline_and_a_bad_one_is_rolled_back
     let ended = roll_out(&shop, Gate::Bad).await;
     assert!(matches!(ended.rollout.state, State::RolledBack { .. }), "{ended}");
     assert_eq!(shop.serves().as_deref(), Some("v1"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_stage_had_before_is_brought_by_its_execution_and_not_built_again() {
+    let shop = Shop::new();
+    let old = shop.stage().baseline().await.unwrap();
+    roll_out(&shop, Gate::Good).await;
+    for (gate, serves) in [(Gate::Bad, "v2"), (Gate::Good, "v1")] {
+        let ended = { start_with(&shop, old.clone(), gate).await }.finished().await;
+        assert_eq!(matches!(ended.rollout.state, State::Promoted), matches!(gate, Gate::Good), "{ended}");
+        assert_eq!(shop.serves().as_deref(), Some(serves), "{:?}", shop.executions());
+    }
+    let started = shop.executions().iter().filter(|it| it.starts_with("STANDARD")).count();
+    assert_eq!(started, 2, "{:?}", shop.executions());
+    // In another version of the pipeline there is no way to it any more.
+    let ended = roll_out(&shop, Gate::Good).await;
+    assert_eq!(ended.rollout.state, State::Promoted, "{ended}");
+    let (baseline, candidate) = (shop.stage().baseline().await.unwrap(), old);
+    let change = Change { candidate, baseline, ..(*ended.rollout.change).clone() };
+    shop.aws.codepipeline().edit("shop", |_| {});
+    let found = shop.stage().preflight(&change, &all_at_once()).await.unwrap();
+    assert!(said(&found.refused).contains("make the revision anew"), "{found:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -264,20 +290,21 @@ async fn what_somebody_else_pushes_is_left_alone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_push_that_overtakes_the_candidate_fails_it() {
+async fn a_push_that_overtakes_the_candidate_is_left_alone() {
     let shop = Shop::new();
     let handle = start(&shop, Gate::Good).await;
     while shop.executions().len() < 2 {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    // While it is in the first stage another comes after it; in the second that one fails and blocks nothing.
+    // It waits before a closed stage until another has come up behind it.
     shop.aws.codepipeline().close("shop", "Prod", Some("freeze"));
     shop.aws.codepipeline().push("shop", "v3");
     tokio::time::sleep(Duration::from_secs(30)).await;
     shop.aws.codepipeline().close("shop", "Prod", None);
     let ended = { handle }.finished().await;
-    assert!(!matches!(ended.rollout.state, State::Promoted), "{ended}");
-    assert!(shop.executions().contains(&"STANDARD v3 Succeeded".to_owned()), "{:?}", shop.executions());
+    assert_eq!(ended.rollout.state.name(), "abandoned", "{ended}");
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(shop.executions(), ["STANDARD v1 Succeeded", "STANDARD v2 Superseded", "STANDARD v3 Succeeded"]);
 }
 
 #[tokio::test(start_paused = true)]

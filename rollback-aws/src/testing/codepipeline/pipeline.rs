@@ -176,7 +176,8 @@ impl Pipeline {
                 let at = it.since? + self.takes;
                 (at <= now).then_some((at, n))
             });
-            let Some((at, n)) = due.min() else { return };
+            // A stage may have been opened since.
+            let Some((at, n)) = due.min() else { return self.enter(now) };
             self.leave(n, at);
             self.enter(at);
         }
