@@ -4,7 +4,10 @@ use std::collections::HashMap;
 
 use aws_sdk_dynamodb::{
     Client,
-    operation::describe_table::DescribeTableOutput,
+    operation::{
+        describe_table::DescribeTableOutput, put_item::PutItemError,
+        transact_write_items::TransactWriteItemsError as Refused,
+    },
     types::{
         AttributeValue, KeyType, ReturnValue, ReturnValuesOnConditionCheckFailure as OnFailure, ScalarAttributeType,
         TableStatus, TransactWriteItem,
@@ -296,7 +299,7 @@ impl Api {
             Ok(_) => Ok(Outcome::Done),
             Err(e) => match e.as_service_error() {
                 Some(service) if is_conflict(service.code()) => Ok(Outcome::Conflict),
-                Some(aws_sdk_dynamodb::operation::put_item::PutItemError::ConditionalCheckFailedException(failed)) => {
+                Some(PutItemError::ConditionalCheckFailedException(failed)) => {
                     Ok(Outcome::Failed(Role::Record, told(failed)))
                 }
                 _ => Err(sorted(what, e)),
@@ -310,11 +313,8 @@ impl Api {
         let roles: Vec<Role> = actions.iter().map(|action| action.role).collect();
         let items: Vec<TransactWriteItem> =
             actions.into_iter().map(|action| action.into_item(&self.table)).collect::<Result<_>>()?;
-        let error = match self.client.transact_write_items().set_transact_items(Some(items)).send().await {
-            Ok(_) => return Ok(Outcome::Done),
-            Err(e) => e,
-        };
-        use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError as Refused;
+        let sent = self.client.transact_write_items().set_transact_items(Some(items)).send().await;
+        let Err(error) = sent else { return Ok(Outcome::Done) };
         let cancelled = match error.as_service_error() {
             Some(Refused::TransactionCanceledException(cancelled)) => cancelled,
             Some(service) if is_conflict(service.code()) => return Ok(Outcome::Conflict),

@@ -29,7 +29,7 @@ fn store(aws: &Simulator) -> Store {
     Store::new(&aws.account(), TABLE).expect("a good name")
 }
 
-pub(crate) async fn keeps_every_promise(open: impl Fn() -> Store) {
+async fn keeps_every_promise(open: impl Fn() -> Store + Send + Sync) {
     let store = open();
     suite::all(&store).await;
     suite::two_handles_share_one_truth(&store, &open()).await;

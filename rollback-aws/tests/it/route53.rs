@@ -266,10 +266,13 @@ async fn preflight_proves_every_permission_and_names_the_one_that_is_missing() {
     }
 }
 
+/// Arranges a zone.
+type Arrange = fn(&Dns);
+
 /// Each of what a person may have left behind, and what is said of it.
 #[tokio::test(start_paused = true)]
 async fn what_stands_in_the_way_is_refused_with_its_name() {
-    let refused: [(&str, fn(&Dns), &str); 6] = [
+    let refused: [(&str, Arrange, &str); 6] = [
         (
             "left at 20",
             |dns| {

@@ -20,7 +20,7 @@ pub(super) enum Value {
     Bool(bool),
     Null,
     M(Item),
-    L(Vec<Value>),
+    L(Vec<Self>),
 }
 
 impl Value {
