@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, fmt::Write as _};
 
 use async_trait::async_trait;
 use rollback_core::{
-    Error, ErrorKind, Result,
+    Error, ErrorKind, Result, Wake,
     backend::{Capabilities, DeploymentBackend, Readiness, Weights},
     model::{Attempt, Change, Goal, Note, Observed, Part, Progress, Revision, Serves, Version, Weight},
     plan::Plan,
@@ -22,11 +22,10 @@ use self::{
     convergence::{Convergence, convergence, pods},
 };
 use crate::{
-    Client,
+    Client, Watches,
     access::{self, Access},
-    object::{
-        CONFIG_MAPS, DAEMON_SETS, DEPLOYMENTS, PODS, Patch, Resource, SECRETS, STATEFUL_SETS, Write, escaped, text,
-    },
+    mark::{self, REVISION, Stand},
+    object::{CONFIG_MAPS, DAEMON_SETS, DEPLOYMENTS, PODS, Patch, Resource, SECRETS, STATEFUL_SETS, Write, text},
 };
 
 /// A workload as a target: its whole pod template is the revision, and its own controller replaces the pods.
@@ -49,6 +48,7 @@ pub struct Workload {
     name: String,
     despite_gitops: Option<Note>,
     deletes_stuck_pods: bool,
+    watches: Option<Watches>,
 }
 
 /// What kind of workload.
@@ -78,6 +78,12 @@ struct Snapshot {
     /// Of the object that it was read from, or made for.
     uid: String,
     template: Value,
+    /// How the object stood when a baseline was recorded, and the number that a Deployment's controller gave it. A
+    /// candidate has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    stood: Option<Stand>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    number: Option<u64>,
     /// What `kubectl apply` compares with, as it stood.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     last_applied: Option<String>,
@@ -119,17 +125,17 @@ impl Workload {
     /// # Errors
     /// As [`Self::deployment`].
     pub fn new(client: &Client, kind: Kind, namespace: &str, name: &str) -> Result<Self> {
-        for (what, name, most) in [("namespace", namespace, 63), ("name", name, 253)] {
-            let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
-            if name.is_empty() || name.len() > most || !name.chars().all(plain) {
-                return Err(Error::invalid(format!(
-                    "the {what} of the {} is {name:?}; 1 to {most} of a-z, 0-9, - and . are accepted",
-                    kind.resource().kind
-                )));
-            }
-        }
-        let (namespace, name) = (namespace.to_owned(), name.to_owned());
-        Ok(Self { client: client.clone(), kind, namespace, name, despite_gitops: None, deletes_stuck_pods: false })
+        let namespace = mark::checked(&format!("namespace of the {}", kind.resource().kind), namespace)?;
+        let name = mark::checked(kind.resource().kind, name)?;
+        Ok(Self {
+            client: client.clone(),
+            kind,
+            namespace,
+            name,
+            despite_gitops: None,
+            deletes_stuck_pods: false,
+            watches: None,
+        })
     }
 
     /// Goes ahead although Argo CD or Flux owns the object and would undo what is done here: you have seen to that, for
@@ -145,6 +151,18 @@ impl Workload {
     #[must_use]
     pub const fn delete_stuck_pods(mut self) -> Self {
         self.deletes_stuck_pods = true;
+        self
+    }
+
+    /// Looks by these watches, and is woken by them: then the number of requests does not grow with the number of rollouts
+    /// or with how often they look.
+    ///
+    /// A watch is believed while it shows the last attempt, and only for what is under way or still as it should be.
+    /// Before anything is written, and before a rollout ends, the object itself is read. So somebody else's change may be
+    /// noticed as late as the watch hears of it, at once as a rule and within 13 seconds on a connection that died.
+    #[must_use]
+    pub fn watched_by(mut self, watches: &Watches) -> Self {
+        self.watches = Some(watches.clone());
         self
     }
 
@@ -173,7 +191,8 @@ impl Workload {
         }
         let made_from = Some(hash(before));
         let configs = configs::of(&template).into_iter().collect();
-        self.revision(None, &object, template, configs, made_from)
+        let snapshot = Self::snapshot(&object, template, configs);
+        Self::revision(None, &Snapshot { made_from, ..snapshot })
     }
 
     /// The workload with this whole pod template. The API server fills in what it leaves open, and says already now what
@@ -188,7 +207,7 @@ impl Workload {
         let tried = self.write(&patch, Write::Dry).await?;
         let template = self::template(&tried).clone();
         let configs = configs::of(&template).into_iter().collect();
-        self.revision(Some(id), &object, template, configs, None)
+        Self::revision(Some(id), &Self::snapshot(&object, template, configs))
     }
 
     /// What this target takes to be allowed.
@@ -200,7 +219,10 @@ impl Workload {
             Access::to(CONFIG_MAPS, &["get"], "see what the pods are configured by"),
             Access::to(SECRETS, &["get"], "see whether the Secrets that pods name are there"),
         ];
-        if self.kind == Kind::Deployment {
+        if self.watches.is_some() {
+            rights.push(Access::to(resource, &["list", "watch"], "hear of every change instead of asking for it"));
+        }
+        if self.kind != Kind::DaemonSet {
             rights.push(Access::to(crate::object::AUTOSCALERS, &["list"], "see who else sets the number of pods"));
         }
         if self.deletes_stuck_pods {
@@ -221,51 +243,50 @@ impl Workload {
         self.client.get(self.kind.resource(), &self.namespace, &self.name).await
     }
 
+    /// The object as it is watched, once it shows this attempt: then everything that came before it is known.
+    async fn heard(&self, last: &Attempt) -> Option<Value> {
+        let namespace = self.watches.as_ref()?.namespace(&self.namespace);
+        let feed = namespace.workloads(self.kind);
+        // Where watching fails, or is not allowed, every look is a request.
+        feed.fresh().await.ok()?;
+        let kept = feed.get(&self.name)?;
+        (kept.nonce.as_deref() == Some(last.nonce.as_str())).then(|| kept.object())
+    }
+
     async fn write(&self, patch: &Patch, write: Write) -> Result<Value> {
         self.client.patch(self.kind.resource(), &self.namespace, &self.name, patch, write).await
     }
 
-    fn revision(
-        &self,
-        id: Option<&str>,
-        object: &Value,
-        template: Value,
-        configs: Vec<Config>,
-        made_from: Option<String>,
-    ) -> Result<Revision> {
-        // Not the images alone: what condemns a bad environment must not condemn the same images with a good one.
-        let id = id.map_or_else(|| format!("{} #{}", images_of(&template), &hash(&template)[..8]), str::to_owned);
-        let snapshot = Snapshot {
+    fn snapshot(object: &Value, template: Value, configs: Vec<Config>) -> Snapshot {
+        Snapshot {
             uid: text(object, "/metadata/uid").into(),
-            last_applied: annotation(object, LAST_APPLIED).map(str::to_owned),
             template,
+            stood: None,
+            number: None,
+            last_applied: annotation(object, LAST_APPLIED).map(str::to_owned),
             configs,
-            made_from,
-        };
-        Revision::new(id)?.with_spec(&snapshot)
+            made_from: None,
+        }
+    }
+
+    fn revision(id: Option<&str>, snapshot: &Snapshot) -> Result<Revision> {
+        let template = &snapshot.template;
+        // Not the images alone: what condemns a bad environment must not condemn the same images with a good one.
+        let id = id.map_or_else(|| format!("{} #{}", images_of(template), &hash(template)[..8]), str::to_owned);
+        Revision::new(id)?.with_spec(snapshot)
     }
 
     /// The patch that takes the object, as it was read, to this template under this mark.
     fn patch(&self, object: &Value, to: &Snapshot, id: &str, nonce: &str, back: bool) -> Patch {
-        let same = |path: &str| object.pointer(path).cloned().unwrap_or_default();
-        let mut patch = Patch::new()
-            .test("/metadata/uid", &same("/metadata/uid"))
-            .test("/metadata/resourceVersion", &same("/metadata/resourceVersion"));
+        let mut patch = mark::only_as_read(object);
         if *template(object) != to.template {
             patch = patch.put("/spec/template", to.template.clone());
         }
-        let mut marks = vec![(ATTEMPT, nonce.to_owned()), (REVISION, id.to_owned()), (TEMPLATE, hash(&to.template))];
+        let mut more = vec![(REVISION, id.to_owned())];
         if let (true, Some(applied)) = (back, &to.last_applied) {
-            marks.push((LAST_APPLIED, applied.clone()));
+            more.push((LAST_APPLIED, applied.clone()));
         }
-        if object.pointer("/metadata/annotations").is_some_and(Value::is_object) {
-            for (name, value) in marks {
-                patch = patch.put(&format!("/metadata/annotations/{}", escaped(name)), json!(value));
-            }
-            patch
-        } else {
-            patch.put("/metadata/annotations", marks.into_iter().collect::<BTreeMap<_, _>>().into_iter().collect())
-        }
+        mark::signed(patch, object, "", nonce, &to.template, &more)
     }
 
     /// The pod that an ordered StatefulSet waits for although it is of another template, if there is one.
@@ -353,12 +374,16 @@ impl DeploymentBackend for Workload {
             return Err(Error::new(ErrorKind::Mixed, format!("{self} serves more than one template: {why}")));
         }
         let template = template(&object);
-        let marked = annotation(&object, REVISION).filter(|_| annotation(&object, TEMPLATE) == Some(&hash(template)));
+        let stood = stand(&object);
+        // The name means what was put there under it, and nothing that came later.
+        let marked = mark::noted(&object, "", REVISION).filter(|_| stood.is_as_written());
         let mut configs = Vec::new();
         for config in configs::of(template) {
             configs.push(config.read(&self.client, &self.namespace).await?);
         }
-        self.revision(marked, &object, template.clone(), configs, None)
+        let mut snapshot = Self::snapshot(&object, template.clone(), configs);
+        (snapshot.stood, snapshot.number) = (Some(stood), number_of(&object));
+        Self::revision(marked, &snapshot)
     }
 
     async fn preflight(&self, change: &Change, _: &Plan) -> Result<Readiness> {
@@ -367,62 +392,25 @@ impl DeploymentBackend for Workload {
 
     async fn observe<'a>(&self, change: &Change, goal: Goal, last: Option<&'a Attempt>) -> Result<Observed> {
         let pair = Pair::of(change)?;
-        let object = match self.read().await {
+        if let Some(last) = last
+            && let Some(object) = self.heard(last).await
+        {
+            let look = self.look(&pair, goal, Some(last), &object).await?;
+            // What ends something, or is about to be written over, is worth a request.
+            match look.progress {
+                Progress::Underway(_) => return Ok(look),
+                Progress::Reached if matches!(goal, Goal::Split(_)) => return Ok(look),
+                _ => {}
+            }
+        }
+        match self.read().await {
             Err(e) if e.kind() == ErrorKind::NotFound => {
                 let version = Version::try_from("gone")?;
                 let why = format!("{self} was deleted");
-                return Ok(Observed::new(Progress::Drifted(why.into()), version));
+                Ok(Observed::new(Progress::Drifted(why.into()), version))
             }
-            object => object?,
-        };
-        let version = version(&object)?;
-        let landed = last.is_some_and(|last| annotation(&object, ATTEMPT) == Some(last.nonce.as_str()));
-        let live = template(&object);
-        if text(&object, "/metadata/uid") != pair.baseline.uid {
-            let progress = self.drifted(&object, &format!("{self} was deleted and made again"));
-            return Ok(Observed::new(progress, version).landed(landed));
+            object => self.look(&pair, goal, last, &object?).await,
         }
-        let wanted = pair.wanted(goal);
-        let serves = if *live == pair.candidate.template {
-            Serves::Candidate
-        } else if *live == pair.baseline.template {
-            Serves::Baseline
-        } else {
-            let progress = self.drifted(&object, &format!("{self} has another pod template: {}", images_of(live)));
-            return Ok(Observed::new(progress, version).landed(landed));
-        };
-        let look = Observed::new(Progress::Reached, version).landed(landed);
-        if *live != wanted.template {
-            let what =
-                if goal == Goal::Baseline { "put the recorded template back" } else { "put the new template there" };
-            let seen = share(self.kind, &object, serves, convergence(self.kind, &object) == Convergence::Done);
-            return Ok(Observed { progress: Progress::Due(what.into()), ..self.with_share(look, seen) });
-        }
-        let stands = convergence(self.kind, &object);
-        let seen = share(self.kind, &object, serves, stands == Convergence::Done);
-        let progress = match stands {
-            Convergence::Done if goal.is_forward() && convergence::wanted(self.kind, &object) == 0 => {
-                Progress::Underway("it has no pods by now: nothing shows whether the candidate works".into())
-            }
-            Convergence::Done => Progress::Reached,
-            // The controller's first status after the way back still has what it said of the candidate: a deadline that
-            // passed, pods that could not be made (observed on 1.20). The rollback has a deadline of its own.
-            Convergence::Failed(why) if goal == Goal::Baseline && convergence::never(self.kind, &object).is_none() => {
-                Progress::Underway(why.into())
-            }
-            Convergence::Failed(why) => Progress::Failed(why.into()),
-            Convergence::Working(why) => match self.stuck_pod(&object).await? {
-                Some(pod) if goal == Goal::Baseline => {
-                    Progress::Due(format!("delete pod {}", text(&pod, "/metadata/name")).into())
-                }
-                _ => Progress::Underway(why.into()),
-            },
-        };
-        let mut look = Observed { progress, ..self.with_share(look, seen) };
-        if goal == Goal::Baseline && look.progress == Progress::Reached {
-            look.not_restored = self.changed_configs(&pair.baseline).await?;
-        }
-        Ok(look)
     }
 
     async fn shift(&self, change: &Change, goal: Goal, attempt: &Attempt) -> Result<()> {
@@ -441,7 +429,7 @@ impl DeploymentBackend for Workload {
         // what counts is that it is still the version that was looked at.
         for _ in 0..WRITES {
             let object = self.read().await?;
-            if version(&object)? != attempt.version || text(&object, "/metadata/uid") != pair.baseline.uid {
+            if stand(&object).version()? != attempt.version || text(&object, "/metadata/uid") != pair.baseline.uid {
                 return Err(Error::new(ErrorKind::Conflict, format!("{self} is not any more what was looked at")));
             }
             let stuck = match goal == Goal::Baseline && *template(&object) == to.template {
@@ -463,9 +451,73 @@ impl DeploymentBackend for Workload {
         }
         Err(Error::new(ErrorKind::Conflict, format!("{self} changes faster than it can be written")))
     }
+
+    fn attach(&self, wake: Wake) {
+        if let Some(watches) = &self.watches {
+            watches.namespace(&self.namespace).wake_on(self.kind, &self.name, wake);
+        }
+    }
 }
 
 impl Workload {
+    /// What this object, as it was read or heard of, says of the way to this goal.
+    async fn look(&self, pair: &Pair, goal: Goal, last: Option<&Attempt>, object: &Value) -> Result<Observed> {
+        let now = stand(object);
+        let version = now.version()?;
+        let landed = last.is_some_and(|last| now.nonce.as_deref() == Some(last.nonce.as_str()));
+        let live = template(object);
+        if text(object, "/metadata/uid") != pair.baseline.uid {
+            let progress = self.drifted(object, &format!("{self} was deleted and made again"));
+            return Ok(Observed::new(progress, version).landed(landed));
+        }
+        let wanted = pair.wanted(goal);
+        let serves = if *live == pair.candidate.template {
+            Serves::Candidate
+        } else if *live == pair.baseline.template {
+            Serves::Baseline
+        } else {
+            let progress = self.drifted(object, &format!("{self} has another pod template: {}", images_of(live)));
+            return Ok(Observed::new(progress, version).landed(landed));
+        };
+        // One of the two templates, but by somebody else's hand: undone, or done again.
+        let undone = last.is_some() && pair.baseline.is_there_again(object, &now);
+        if undone || pair.baseline.stood.as_ref().is_some_and(|stood| !now.is_ours(stood)) {
+            let progress = self.drifted(object, &format!("{self} was given {} again", images_of(live)));
+            return Ok(Observed::new(progress, version).landed(landed));
+        }
+        let look = Observed::new(Progress::Reached, version).landed(landed);
+        if *live != wanted.template {
+            let what =
+                if goal == Goal::Baseline { "put the recorded template back" } else { "put the new template there" };
+            let seen = share(self.kind, object, serves, convergence(self.kind, object) == Convergence::Done);
+            return Ok(Observed { progress: Progress::Due(what.into()), ..self.with_share(look, seen) });
+        }
+        let stands = convergence(self.kind, object);
+        let seen = share(self.kind, object, serves, stands == Convergence::Done);
+        let progress = match stands {
+            Convergence::Done if goal.is_forward() && convergence::wanted(self.kind, object) == 0 => {
+                Progress::Underway("it has no pods by now: nothing shows whether the candidate works".into())
+            }
+            Convergence::Done => Progress::Reached,
+            // The controller's first status after the way back still has what it said of the candidate: a deadline that
+            // passed, pods that could not be made (observed on 1.20). The rollback has a deadline of its own.
+            Convergence::Failed(why) if goal == Goal::Baseline && convergence::never(self.kind, object).is_none() => {
+                Progress::Underway(why.into())
+            }
+            Convergence::Failed(why) => Progress::Failed(why.into()),
+            Convergence::Working(why) if goal == Goal::Baseline => match self.stuck_pod(object).await? {
+                Some(pod) => Progress::Due(format!("delete pod {}", text(&pod, "/metadata/name")).into()),
+                None => Progress::Underway(why.into()),
+            },
+            Convergence::Working(why) => Progress::Underway(why.into()),
+        };
+        let mut look = Observed { progress, ..self.with_share(look, seen) };
+        if goal == Goal::Baseline && look.progress == Progress::Reached {
+            look.not_restored = self.changed_configs(&pair.baseline).await?;
+        }
+        Ok(look)
+    }
+
     fn with_share(&self, mut look: Observed, share: Option<Weight>) -> Observed {
         let serves = match share.map(Weight::percent) {
             Some(0) => Serves::Baseline,
@@ -507,9 +559,23 @@ fn share(kind: Kind, object: &Value, serves: Serves, done: bool) -> Option<Weigh
     Weight::try_from(u8::try_from(percent).ok()?).ok()
 }
 
-fn version(object: &Value) -> Result<Version> {
-    let nonce = annotation(object, ATTEMPT).unwrap_or("-");
-    Version::try_from(format!("{}/{}/{nonce}", text(object, "/metadata/uid"), hash(template(object))))
+impl Snapshot {
+    /// Whether something else was there in between, by the controller's number: `kubectl rollout undo` brings back the
+    /// annotations of that time too, and with them what we had left.
+    fn is_there_again(&self, object: &Value, now: &Stand) -> bool {
+        self.stood.as_ref().is_some_and(|stood| stood.nonce == now.nonce)
+            && matches!((self.number, number_of(object)), (Some(then), Some(now)) if now > then)
+    }
+}
+
+/// How a workload stands: its template counts.
+fn stand(object: &Value) -> Stand {
+    Stand::of(object, "", template(object))
+}
+
+/// The number that a Deployment's controller gives a template when it takes it up, rising each time.
+fn number_of(object: &Value) -> Option<u64> {
+    annotation(object, "deployment.kubernetes.io/revision")?.parse().ok()
 }
 
 fn template(object: &Value) -> &Value {
@@ -598,8 +664,5 @@ pub(crate) const WRITES: usize = 5;
 
 /// The nonce of the last attempt.
 pub(crate) const ATTEMPT: &str = "rollback.rs/attempt";
-/// What the template was called when it was put there, and its hash, without which the name means nothing.
-const REVISION: &str = "rollback.rs/revision";
-const TEMPLATE: &str = "rollback.rs/template";
 /// What `kubectl apply` compares with.
-const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+pub(crate) const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";

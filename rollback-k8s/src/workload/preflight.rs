@@ -10,7 +10,7 @@ use rollback_core::{
 use serde_json::Value;
 
 use super::{Kind, Pair, Workload, annotation, configs, configs::There, convergence, hash, template};
-use crate::object::{AUTOSCALERS, Write, map, text};
+use crate::object::{AUTOSCALERS, PODS, Write, map, text};
 
 impl Workload {
     pub(super) async fn prove(&self, change: &Change, pair: &Pair) -> Result<Readiness> {
@@ -41,7 +41,8 @@ impl Workload {
         }
         for right in self.rights() {
             let of_this_one = right.resource == self.kind.resource().plural;
-            let optional = ["configmaps", "secrets", "horizontalpodautoscalers"].contains(&right.resource);
+            let only_looks = right.verbs.iter().all(|verb| ["get", "list", "watch"].contains(verb));
+            let optional = only_looks && !(of_this_one && right.verbs == ["get"]) && right.resource != PODS.plural;
             let found = right.prove(
                 &self.client,
                 &self.namespace,

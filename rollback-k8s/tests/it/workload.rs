@@ -19,7 +19,7 @@ use rollback_core::{
     },
 };
 use rollback_k8s::{
-    Workload,
+    Watches, Workload,
     testing::{Cluster, Fault},
     workload::Kind,
 };
@@ -27,11 +27,12 @@ use serde_json::{Value, json};
 
 use crate::support::cluster::{self, bad, deployment, good};
 
-/// A workload in memory, and the candidate that was made for it once.
+/// A workload in memory, the candidate that was made for it once, and how a process gets at it.
 struct Scene {
     cluster: Cluster,
     kind: Kind,
     candidate: Revision,
+    connect: fn(&Cluster, Kind) -> Workload,
 }
 
 fn manifest(kind: Kind) -> Value {
@@ -50,12 +51,16 @@ impl Scene {
         let uid = cluster.put(&manifest(kind))["metadata"]["uid"].clone();
         let candidate = workload(&cluster, kind).images([("web", "shop:2")]).await.unwrap();
         assert_eq!(uid, json!("uid-1"));
-        Self { cluster, kind, candidate }
+        Self { cluster, kind, candidate, connect: workload }
     }
 }
 
 fn workload(cluster: &Cluster, kind: Kind) -> Workload {
     Workload::new(&cluster.client(), kind, "default", "web").unwrap()
+}
+
+fn watched(cluster: &Cluster, kind: Kind) -> Workload {
+    workload(cluster, kind).watched_by(&Watches::new(&cluster.client()))
 }
 
 #[async_trait]
@@ -67,7 +72,7 @@ impl Bench for Scene {
     }
 
     async fn connect(&self) -> Arc<dyn DeploymentBackend> {
-        Arc::new(workload(&self.cluster, self.kind))
+        Arc::new((self.connect)(&self.cluster, self.kind))
     }
 
     fn candidate(&self) -> Revision {
@@ -109,6 +114,58 @@ async fn every_disturbance_is_got_over() {
     scenarios.retain(|it| !matches!(it.name(), "canary" | "bad canary"));
     let sweep = Sweep::of(&scene).scenarios(scenarios);
     eprintln!("Deployment: {}", sweep.all().await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_kind_keeps_every_promise_by_watch() {
+    for kind in [Kind::Deployment, Kind::StatefulSet, Kind::DaemonSet] {
+        let scene = Scene { connect: watched, ..Scene::new(kind).await };
+        backend::all(&scene).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_disturbance_is_got_over_by_watch() {
+    let scene = Scene { connect: watched, ..Scene::new(Kind::Deployment).await };
+    let mut scenarios = Scenario::ready_made(&scene).await;
+    scenarios.retain(|it| !matches!(it.name(), "canary" | "bad canary"));
+    eprintln!("Deployment, by watch: {}", Sweep::of(&scene).scenarios(scenarios).all().await);
+}
+
+/// What is asked of the API server in a minute while so many workloads bake.
+async fn asked_in_a_minute(count: usize) -> Vec<String> {
+    let cluster = Cluster::new();
+    let watches = Watches::new(&cluster.client());
+    let engine = Engine::new(Memory::new()).unwrap();
+    let mut handles = Vec::new();
+    for number in 0..count {
+        let name = format!("web-{number}");
+        cluster.put(&deployment(&name, "shop:1"));
+        let web = Workload::deployment(&cluster.client(), "default", &name).unwrap().watched_by(&watches);
+        let candidate = web.images([("web", "shop:2")]).await.unwrap();
+        let target = Target::new(&name, web).unwrap();
+        engine.register(target.look_every(Duration::from_millis(500), Duration::from_secs(1))).unwrap();
+        let plan = Plan::all_at_once(Duration::from_secs(600)).unwrap();
+        handles.push(engine.start(NewRollout::new(&name, candidate, plan).unwrap()).await.unwrap());
+    }
+    for handle in &mut handles {
+        while !matches!(handle.status().state, State::Baking { .. }) {
+            handle.changed().await.expect("it bakes before it ends");
+        }
+    }
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let before = cluster.requests().len();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    cluster.requests().split_off(before)
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_number_of_steady_requests_does_not_grow_with_the_number_of_rollouts() {
+    let (one, many) = (asked_in_a_minute(1).await, asked_in_a_minute(20).await);
+    let steady = |asked: &[String]| asked.iter().filter(|line| !line.contains("watch=true")).count();
+    assert_eq!((steady(&one), steady(&many)), (0, 0), "{one:?}, {many:?}");
+    // A watch of 10 s, begun again and again.
+    assert!(one.len() <= 7 && many.len() <= 7, "{one:?}, {many:?}");
 }
 
 async fn roll_out(backend: Workload, candidate: Revision, bad: bool) -> Outcome {
@@ -239,6 +296,27 @@ async fn somebody_elses_edit_in_the_middle_is_drift_and_hands_stay_off() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_was_undone_by_hand_on_the_way_is_not_done_again() {
+    let cluster = Cluster::new();
+    cluster.put(&manifest(Kind::Deployment));
+    cluster.pods_take(Duration::from_secs(20));
+    let web = workload(&cluster, Kind::Deployment);
+    let candidate = web.images([("web", "shop:2")]).await.unwrap();
+    let rolling = tokio::spawn(roll_out(web, candidate, false));
+    let image = |object: &Value| object["spec"]["template"]["spec"]["containers"][0]["image"].clone();
+    while image(&cluster.get("deployments", "web").unwrap()) != "shop:2" {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let mut object = cluster.get("deployments", "web").unwrap();
+    object["spec"]["template"]["spec"]["containers"][0]["image"] = json!("shop:1");
+    cluster.put(&object);
+    let outcome = rolling.await.unwrap();
+    assert!(matches!(outcome.rollout.state, State::Abandoned { .. }), "{outcome}");
+    assert!(outcome.to_string().contains("was given web=shop:1 again"), "{outcome}");
+    assert_eq!(image(&cluster.get("deployments", "web").unwrap()), "shop:1");
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_object_that_was_made_again_under_its_name_is_another_one() {
     let cluster = Cluster::new();
     cluster.put(&manifest(Kind::Deployment));
@@ -333,4 +411,28 @@ async fn a_real_deployment_is_promoted_and_a_bad_one_is_brought_back() {
         (applied["image"].take(), applied["env"].take()),
         (json!(good(3)), json!([{"name": "A", "value": "1"}]))
     );
+}
+
+/// `kubectl rollout undo` brings back the annotations of the old template too, our own among them.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_kubectl_undid_on_the_way_is_not_done_again() {
+    let Some(space) = cluster::namespace().await else { return };
+    space.apply(&deployment("web", &good(1)));
+    space.kubectl(&["rollout", "status", "deployment/web", "--timeout=60s"]);
+    let web = Workload::deployment(&space.client, &space.name, "web").unwrap();
+    let candidate = web.images([("web", bad())]).await.unwrap();
+    let engine = Engine::new(Memory::new()).unwrap();
+    let target = Target::new("web", web).unwrap();
+    engine.register(target.look_every(Duration::from_millis(200), Duration::from_secs(1))).unwrap();
+    let plan = Plan::all_at_once(Duration::from_secs(1)).unwrap();
+    let handle = engine.start(NewRollout::new("web", candidate, plan).unwrap()).await.unwrap();
+    let numbered = |object: &Value| object["metadata"]["annotations"]["deployment.kubernetes.io/revision"] == "2";
+    while !numbered(&space.get("deployment", "web")) {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    space.kubectl(&["rollout", "undo", "deployment/web"]);
+    let outcome = handle.finished().await;
+    assert!(matches!(outcome.rollout.state, State::Abandoned { .. }), "{outcome}");
+    let after = space.get("deployment", "web");
+    assert_eq!(after["spec"]["template"]["spec"]["containers"][0]["image"], json!(good(1)), "{outcome}");
 }
