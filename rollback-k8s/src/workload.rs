@@ -2,6 +2,7 @@
 
 mod configs;
 pub(crate) mod convergence;
+mod copies;
 pub(crate) mod preflight;
 
 use std::{collections::BTreeMap, fmt::Write as _};
@@ -20,12 +21,16 @@ use sha2::{Digest as _, Sha256};
 use self::{
     configs::Config,
     convergence::{Convergence, convergence, pods},
+    copies::{Carried, Copied},
 };
 use crate::{
     Client, Watches,
     access::{self, Access},
     mark::{self, REVISION, Stand},
-    object::{CONFIG_MAPS, DAEMON_SETS, DEPLOYMENTS, PODS, Patch, Resource, SECRETS, STATEFUL_SETS, Write, text},
+    object::{
+        CONFIG_MAPS, CONTROLLER_REVISIONS, DAEMON_SETS, DEPLOYMENTS, PODS, Patch, REPLICA_SETS, Resource, SECRETS,
+        STATEFUL_SETS, Write, text,
+    },
 };
 
 /// A workload as a target: its whole pod template is the revision, and its own controller replaces the pods.
@@ -38,8 +43,9 @@ use crate::{
 /// which is an annotation of the object (not of the pods). A write holds only for the object as it was read for it, so a
 /// late call, a second driver and somebody's `kubectl edit` are told from our own.
 ///
-/// **Not brought back**: what ConfigMaps and Secrets hold. Preflight names them, and a rollback whose ConfigMaps or
-/// Secrets have changed says so.
+/// **Not brought back** unless asked for: what ConfigMaps and Secrets hold. Preflight names them, and a rollback whose
+/// ConfigMaps or Secrets have changed says so. With [`carry_config_maps`](Self::carry_config_maps) and
+/// [`carry_secrets`](Self::carry_secrets) they travel with the revision.
 #[derive(Clone, Debug)]
 pub struct Workload {
     client: Client,
@@ -49,6 +55,7 @@ pub struct Workload {
     despite_gitops: Option<Note>,
     deletes_stuck_pods: bool,
     watches: Option<Watches>,
+    carried: Carried,
 }
 
 /// What kind of workload.
@@ -90,6 +97,9 @@ struct Snapshot {
     /// What the template takes its configuration from, as it was then.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     configs: Vec<Config>,
+    /// The copies that it needs: that its template names, or would name for its configuration to come back.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    copies: Vec<Copied>,
     /// The hash of the template that a candidate was made from, where it was made from one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     made_from: Option<String>,
@@ -135,6 +145,7 @@ impl Workload {
             despite_gitops: None,
             deletes_stuck_pods: false,
             watches: None,
+            carried: Carried::default(),
         })
     }
 
@@ -166,6 +177,41 @@ impl Workload {
         self
     }
 
+    /// Deploys copies of the ConfigMaps that the candidate's template names, as they are when the candidate is made:
+    /// `flags` as `flags-4e1f0c2a9b`, `immutable`, and so named in the template. Going back then brings back what was
+    /// configured, and not the template alone.
+    ///
+    /// The copies are made when the rollout begins to change things, and cleared away by a later rollout, once neither
+    /// its revisions, nor a template in the workload's history, nor a pod names them. Other workloads should name the
+    /// originals. A baseline that names originals still, as before the first such rollout, is copied too, as it is when
+    /// the rollout begins; going back names these copies where the originals have changed by then, and else the template
+    /// is exactly what it was.
+    ///
+    /// Not copied: what a controller owns, and `kube-root-ca.crt`; they are renewed while pods run.
+    #[must_use]
+    pub const fn carry_config_maps(mut self) -> Self {
+        self.carried.config_maps = true;
+        self
+    }
+
+    /// The same for Secrets, for which it takes the right to read, list, make and delete all of the namespace.
+    ///
+    /// A password that is renewed must stay good for as long as pods may start with it; leave out the others with
+    /// [`carry_all_but`](Self::carry_all_but). Not copied: certificates, credentials of registries, tokens of service
+    /// accounts, and what a controller owns. The names of copies tell nothing of what they hold.
+    #[must_use]
+    pub const fn carry_secrets(mut self) -> Self {
+        self.carried.secrets = true;
+        self
+    }
+
+    /// Does not copy the ConfigMaps and Secrets of these names.
+    #[must_use]
+    pub fn carry_all_but<N: Into<String>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
+        self.carried.but.extend(names.into_iter().map(Into::into));
+        self
+    }
+
     /// The workload as it is, with these images instead, by the names of its containers; init containers count too.
     ///
     /// # Errors
@@ -190,8 +236,7 @@ impl Workload {
             container["image"] = json!(image);
         }
         let made_from = Some(hash(before));
-        let configs = configs::of(&template).into_iter().collect();
-        let snapshot = Self::snapshot(&object, template, configs);
+        let snapshot = self.candidate(&object, template).await?;
         Self::revision(None, &Snapshot { made_from, ..snapshot })
     }
 
@@ -206,8 +251,7 @@ impl Workload {
         let patch = Patch::new().put("/spec/template", template.clone());
         let tried = self.write(&patch, Write::Dry).await?;
         let template = self::template(&tried).clone();
-        let configs = configs::of(&template).into_iter().collect();
-        Self::revision(Some(id), &Self::snapshot(&object, template, configs))
+        Self::revision(Some(id), &self.candidate(&object, template).await?)
     }
 
     /// What this target takes to be allowed.
@@ -224,6 +268,17 @@ impl Workload {
         }
         if self.kind != Kind::DaemonSet {
             rights.push(Access::to(crate::object::AUTOSCALERS, &["list"], "see who else sets the number of pods"));
+        }
+        for (resource, carried) in [(CONFIG_MAPS, self.carried.config_maps), (SECRETS, self.carried.secrets)] {
+            if carried {
+                let why = "keep copies of it for as long as a revision names them";
+                rights.push(Access::to(resource, &["list", "create", "patch", "delete"], why));
+            }
+        }
+        if !self.carried.is_nothing() {
+            let history = if self.kind == Kind::Deployment { REPLICA_SETS } else { CONTROLLER_REVISIONS };
+            rights.push(Access::to(history, &["list"], "see which copies are named by what is kept in the history"));
+            rights.push(Access::to(PODS, &["list"], "see which copies are named by pods"));
         }
         if self.deletes_stuck_pods {
             rights.push(Access::to(PODS, &["list", "delete"], "delete a pod that holds up the way back"));
@@ -265,8 +320,18 @@ impl Workload {
             number: None,
             last_applied: annotation(object, LAST_APPLIED).map(str::to_owned),
             configs,
+            copies: Vec::new(),
             made_from: None,
         }
+    }
+
+    async fn candidate(&self, object: &Value, mut template: Value) -> Result<Snapshot> {
+        let mut copies = Vec::new();
+        if !self.carried.is_nothing() {
+            copies = self.copies_for(&mut template, true).await?.1;
+        }
+        let configs = configs::of(&template).into_iter().collect();
+        Ok(Snapshot { copies, ..Self::snapshot(object, template, configs) })
     }
 
     fn revision(id: Option<&str>, snapshot: &Snapshot) -> Result<Revision> {
@@ -277,16 +342,16 @@ impl Workload {
     }
 
     /// The patch that takes the object, as it was read, to this template under this mark.
-    fn patch(&self, object: &Value, to: &Snapshot, id: &str, nonce: &str, back: bool) -> Patch {
+    fn patch(&self, object: &Value, to: &Value, applied: Option<&String>, id: &str, nonce: &str) -> Patch {
         let mut patch = mark::only_as_read(object);
-        if *template(object) != to.template {
-            patch = patch.put("/spec/template", to.template.clone());
+        if template(object) != to {
+            patch = patch.put("/spec/template", to.clone());
         }
-        let mut more = vec![(REVISION, id.to_owned())];
-        if let (true, Some(applied)) = (back, &to.last_applied) {
-            more.push((LAST_APPLIED, applied.clone()));
-        }
-        mark::signed(patch, object, "", nonce, &to.template, &more)
+        let more: Vec<_> = [(REVISION, id.to_owned())]
+            .into_iter()
+            .chain(applied.map(|applied| (LAST_APPLIED, applied.clone())))
+            .collect();
+        mark::signed(patch, object, "", nonce, to, &more)
     }
 
     /// The pod that an ordered StatefulSet waits for although it is of another template, if there is one.
@@ -328,6 +393,8 @@ impl std::fmt::Display for Workload {
 /// Both revisions of a change, unsealed.
 struct Pair {
     baseline: Snapshot,
+    /// The baseline's template with its configuration as copies, where that is another one.
+    restored: Option<Value>,
     candidate: Snapshot,
 }
 
@@ -341,13 +408,31 @@ impl Pair {
                 ))
             })
         };
-        Ok(Self { baseline: open("baseline", &change.baseline)?, candidate: open("candidate", &change.candidate)? })
+        let (baseline, mut candidate) = (open("baseline", &change.baseline)?, open("candidate", &change.candidate)?);
+        // What was recorded as a baseline once, and is deployed again.
+        if let Some(template) = candidate.with_copies() {
+            candidate.template = template;
+        }
+        let restored = baseline.with_copies().filter(|template| *template != candidate.template);
+        Ok(Self { baseline, restored, candidate })
     }
 
-    const fn wanted(&self, goal: Goal) -> &Snapshot {
+    /// What a workload with this template shows, if it is of this change.
+    fn serves(&self, live: &Value) -> Option<Serves> {
+        if *live == self.candidate.template {
+            Some(Serves::Candidate)
+        } else if *live == self.baseline.template || Some(live) == self.restored.as_ref() {
+            Some(Serves::Baseline)
+        } else {
+            None
+        }
+    }
+
+    /// Whether a workload with this template is to keep it for this goal.
+    fn is_wanted(&self, live: &Value, goal: Goal) -> bool {
         match goal {
-            Goal::Baseline => &self.baseline,
-            Goal::Split(_) | Goal::Candidate => &self.candidate,
+            Goal::Baseline => *live == self.baseline.template || Some(live) == self.restored.as_ref(),
+            Goal::Split(_) | Goal::Candidate => *live == self.candidate.template,
         }
     }
 }
@@ -377,12 +462,9 @@ impl DeploymentBackend for Workload {
         let stood = stand(&object);
         // The name means what was put there under it, and nothing that came later.
         let marked = mark::noted(&object, "", REVISION).filter(|_| stood.is_as_written());
-        let mut configs = Vec::new();
-        for config in configs::of(template) {
-            configs.push(config.read(&self.client, &self.namespace).await?);
-        }
+        let (configs, copies) = self.copies_for(&mut template.clone(), false).await?;
         let mut snapshot = Self::snapshot(&object, template.clone(), configs);
-        (snapshot.stood, snapshot.number) = (Some(stood), number_of(&object));
+        (snapshot.stood, snapshot.number, snapshot.copies) = (Some(stood), number_of(&object), copies);
         Self::revision(marked, &snapshot)
     }
 
@@ -423,8 +505,9 @@ impl DeploymentBackend for Workload {
             return Err(Error::new(ErrorKind::Unsupported, why));
         }
         let pair = Pair::of(change)?;
-        let to = pair.wanted(goal);
-        let id = if goal == Goal::Baseline { &change.baseline.id } else { &change.candidate.id };
+        let back = goal == Goal::Baseline;
+        let id = if back { &change.baseline.id } else { &change.candidate.id };
+        let applied = pair.baseline.last_applied.as_ref().filter(|_| back);
         // The controller writes the status while pods come and go, and every write changes what ours is tested against;
         // what counts is that it is still the version that was looked at.
         for _ in 0..WRITES {
@@ -432,18 +515,28 @@ impl DeploymentBackend for Workload {
             if stand(&object).version()? != attempt.version || text(&object, "/metadata/uid") != pair.baseline.uid {
                 return Err(Error::new(ErrorKind::Conflict, format!("{self} is not any more what was looked at")));
             }
-            let stuck = match goal == Goal::Baseline && *template(&object) == to.template {
-                true => self.stuck_pod(&object).await?,
-                false => None,
+            let live = template(&object);
+            let stays = pair.is_wanted(live, goal);
+            let to = match back {
+                _ if stays => live,
+                true => self.with_its_configuration(&pair).await,
+                false => &pair.candidate.template,
             };
-            let patch = self.patch(&object, to, id.as_str(), attempt.nonce.as_str(), goal == Goal::Baseline);
+            if !back && !stays {
+                self.make_copies(&pair, attempt.nonce.as_str()).await?;
+            }
+            let stuck = if back && stays { self.stuck_pod(&object).await? } else { None };
+            let patch = self.patch(&object, to, applied, id.as_str(), attempt.nonce.as_str());
             match self.write(&patch, Write::Real).await {
                 Err(e) if e.kind() == ErrorKind::Conflict => {}
                 Err(e) => return Err(e),
-                Ok(_) => {
+                Ok(after) => {
                     if let Some(pod) = stuck {
                         let (name, uid) = (text(&pod, "/metadata/name"), text(&pod, "/metadata/uid"));
                         self.client.delete(PODS, &self.namespace, name, uid).await?;
+                    }
+                    if !back && !stays && !self.carried.is_nothing() {
+                        self.clear_copies(&pair, &after).await;
                     }
                     return Ok(());
                 }
@@ -470,12 +563,7 @@ impl Workload {
             let progress = self.drifted(object, &format!("{self} was deleted and made again"));
             return Ok(Observed::new(progress, version).landed(landed));
         }
-        let wanted = pair.wanted(goal);
-        let serves = if *live == pair.candidate.template {
-            Serves::Candidate
-        } else if *live == pair.baseline.template {
-            Serves::Baseline
-        } else {
+        let Some(serves) = pair.serves(live) else {
             let progress = self.drifted(object, &format!("{self} has another pod template: {}", images_of(live)));
             return Ok(Observed::new(progress, version).landed(landed));
         };
@@ -486,7 +574,7 @@ impl Workload {
             return Ok(Observed::new(progress, version).landed(landed));
         }
         let look = Observed::new(Progress::Reached, version).landed(landed);
-        if *live != wanted.template {
+        if !pair.is_wanted(live, goal) {
             let what =
                 if goal == Goal::Baseline { "put the recorded template back" } else { "put the new template there" };
             let seen = share(self.kind, object, serves, convergence(self.kind, object) == Convergence::Done);
@@ -513,7 +601,7 @@ impl Workload {
         };
         let mut look = Observed { progress, ..self.with_share(look, seen) };
         if goal == Goal::Baseline && look.progress == Progress::Reached {
-            look.not_restored = self.changed_configs(&pair.baseline).await?;
+            look.not_restored = self.changed_configs(&pair.baseline, live).await?;
         }
         Ok(look)
     }
@@ -530,9 +618,11 @@ impl Workload {
     }
 
     /// What the configuration was when the baseline was recorded, and is not now.
-    async fn changed_configs(&self, baseline: &Snapshot) -> Result<Vec<Note>> {
+    async fn changed_configs(&self, baseline: &Snapshot, live: &Value) -> Result<Vec<Note>> {
         let mut notes = Vec::new();
-        for config in &baseline.configs {
+        let named = configs::of(live);
+        let is_named = |config: &&Config| named.iter().any(|it| (it.secret, &it.name) == (config.secret, &config.name));
+        for config in baseline.configs.iter().filter(is_named) {
             let now = config.read(&self.client, &self.namespace).await?;
             if now != *config {
                 notes.push(Note::new(format!(

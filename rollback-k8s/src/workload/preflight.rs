@@ -9,8 +9,12 @@ use rollback_core::{
 };
 use serde_json::Value;
 
-use super::{Kind, Pair, Workload, annotation, configs, configs::There, convergence, hash, template};
-use crate::object::{AUTOSCALERS, PODS, Write, map, text};
+use super::{
+    Kind, Pair, Workload, annotation, configs,
+    configs::{Config, There},
+    convergence, hash, template,
+};
+use crate::object::{AUTOSCALERS, Write, map, text};
 
 impl Workload {
     pub(super) async fn prove(&self, change: &Change, pair: &Pair) -> Result<Readiness> {
@@ -42,7 +46,7 @@ impl Workload {
         for right in self.rights() {
             let of_this_one = right.resource == self.kind.resource().plural;
             let only_looks = right.verbs.iter().all(|verb| ["get", "list", "watch"].contains(verb));
-            let optional = only_looks && !(of_this_one && right.verbs == ["get"]) && right.resource != PODS.plural;
+            let optional = only_looks && !(of_this_one && right.verbs == ["get"]);
             let found = right.prove(
                 &self.client,
                 &self.namespace,
@@ -87,13 +91,18 @@ impl Workload {
     /// Both ways, carried out by the API server with admission and validation, and not kept.
     async fn try_out(&self, change: &Change, pair: &Pair, object: &Value, ready: Readiness) -> Result<Readiness> {
         let mut ready = ready;
-        for (to, id, back) in
-            [(&pair.candidate, &change.candidate.id, false), (&pair.baseline, &change.baseline.id, true)]
-        {
-            let what = if back { "the recorded template" } else { "the candidate's template" };
-            let patch = self.patch(object, to, id.as_str(), "tried out", back);
+        let (there, recorded) = (&pair.candidate.template, &pair.baseline.template);
+        let ways = [
+            (Some(there), &change.candidate.id, "the candidate's template", false),
+            (Some(recorded), &change.baseline.id, "the recorded template", true),
+            (pair.restored.as_ref(), &change.baseline.id, "the recorded template with its configuration", true),
+        ];
+        for (to, id, what, back) in ways {
+            let Some(to) = to else { continue };
+            let applied = pair.baseline.last_applied.as_ref().filter(|_| back);
+            let patch = self.patch(object, to, applied, id.as_str(), "tried out");
             match self.write(&patch, Write::Dry).await {
-                Ok(after) if *template(&after) == to.template => {
+                Ok(after) if template(&after) == to => {
                     ready = ready.proved(format!("the API server accepts {what} (dry run)"));
                 }
                 Ok(_) => {
@@ -137,7 +146,9 @@ impl Workload {
     }
 
     async fn configuration(&self, pair: &Pair, mut ready: Readiness) -> Result<Readiness> {
-        for config in configs::of(&pair.candidate.template) {
+        ready = self.try_copies(pair, ready).await?;
+        let copied = |config: &Config| pair.candidate.copies.iter().any(|it| it.to == config.name);
+        for config in configs::of(&pair.candidate.template).into_iter().filter(|config| !copied(config)) {
             ready = match config.is_there(&self.client, &self.namespace).await? {
                 There::Yes => ready.proved(format!("{config} is there")),
                 There::No if config.is_needed() => ready.refused(format!(
@@ -149,6 +160,14 @@ impl Workload {
             };
         }
         for config in &pair.baseline.configs {
+            if pair.baseline.copies.iter().any(|it| (it.of.secret, &it.of.name) == (config.secret, &config.name)) {
+                continue;
+            }
+            let found = config.find(&self.client, &self.namespace).await?;
+            if found.is_some_and(|found| self.original_of(&found).is_some()) {
+                ready = ready.proved(format!("{config} is a copy that cannot change"));
+                continue;
+            }
             ready = ready.not_restored(format!("what {config} holds: it is no part of the revision"));
         }
         Ok(ready)

@@ -28,14 +28,15 @@ use serde_json::{Value, json};
 use crate::support::cluster::{self, bad, deployment, good};
 
 /// A workload in memory, the candidate that was made for it once, and how a process gets at it.
-struct Scene {
-    cluster: Cluster,
-    kind: Kind,
-    candidate: Revision,
-    connect: fn(&Cluster, Kind) -> Workload,
+pub(crate) struct Scene {
+    pub(crate) cluster: Cluster,
+    pub(crate) kind: Kind,
+    pub(crate) manifest: Value,
+    pub(crate) candidate: Revision,
+    pub(crate) connect: fn(&Cluster, Kind) -> Workload,
 }
 
-fn manifest(kind: Kind) -> Value {
+pub(crate) fn manifest(kind: Kind) -> Value {
     let mut object = deployment("web", "shop:1");
     object["kind"] = json!(format!("{kind:?}"));
     if kind == Kind::DaemonSet {
@@ -46,16 +47,16 @@ fn manifest(kind: Kind) -> Value {
 }
 
 impl Scene {
-    async fn new(kind: Kind) -> Self {
+    pub(crate) async fn new(kind: Kind) -> Self {
         let cluster = Cluster::new();
         let uid = cluster.put(&manifest(kind))["metadata"]["uid"].clone();
         let candidate = workload(&cluster, kind).images([("web", "shop:2")]).await.unwrap();
         assert_eq!(uid, json!("uid-1"));
-        Self { cluster, kind, candidate, connect: workload }
+        Self { cluster, kind, manifest: manifest(kind), candidate, connect: workload }
     }
 }
 
-fn workload(cluster: &Cluster, kind: Kind) -> Workload {
+pub(crate) fn workload(cluster: &Cluster, kind: Kind) -> Workload {
     Workload::new(&cluster.client(), kind, "default", "web").unwrap()
 }
 
@@ -67,7 +68,7 @@ fn watched(cluster: &Cluster, kind: Kind) -> Workload {
 impl Bench for Scene {
     async fn reset(&self) {
         // The same object throughout: the candidate was made for it.
-        self.cluster.put(&manifest(self.kind));
+        self.cluster.put(&self.manifest);
         tokio::time::sleep(Duration::from_secs(2)).await;
     }
 
@@ -84,7 +85,7 @@ impl Bench for Scene {
     }
 
     async fn drift(&self) -> bool {
-        let mut object = manifest(self.kind);
+        let mut object = self.manifest.clone();
         object["spec"]["template"]["spec"]["containers"][0]["image"] = json!("shop:somebody-elses");
         self.cluster.put(&object);
         true
@@ -168,7 +169,7 @@ async fn the_number_of_steady_requests_does_not_grow_with_the_number_of_rollouts
     assert!(one.len() <= 7 && many.len() <= 7, "{one:?}, {many:?}");
 }
 
-async fn roll_out(backend: Workload, candidate: Revision, bad: bool) -> Outcome {
+pub(crate) async fn roll_out(backend: Workload, candidate: Revision, bad: bool) -> Outcome {
     let gate = if bad {
         Scripted::unhealthy_from("errors", rollback_core::model::Weight::ALL)
     } else {
@@ -183,8 +184,8 @@ async fn roll_out(backend: Workload, candidate: Revision, bad: bool) -> Outcome 
     outcome
 }
 
-async fn refused(cluster: &Cluster, candidate: Revision) -> String {
-    let outcome = roll_out(workload(cluster, Kind::Deployment), candidate, false).await;
+pub(crate) async fn refused(backend: Workload, candidate: Revision) -> String {
+    let outcome = roll_out(backend, candidate, false).await;
     match &outcome.rollout.state {
         State::Refused { why: Refusal::NotReady { why } } => why.to_string(),
         _ => panic!("{outcome}"),
@@ -231,7 +232,7 @@ async fn what_speaks_against_the_start_is_said_before_anything_changes() {
             assert_eq!(outcome.rollout.state, State::Promoted, "{outcome}");
             continue;
         }
-        let said = refused(&cluster, candidate).await;
+        let said = refused(workload(&cluster, Kind::Deployment), candidate).await;
         assert!(said.contains(why), "{what}: {said}");
         let writes = |line: &String| line.starts_with("PATCH") && !line.contains("dryRun=All");
         assert_eq!(cluster.requests().iter().find(|line| writes(line)), None, "{what}");
@@ -245,7 +246,7 @@ async fn missing_rights_are_named_and_so_is_what_admission_refuses() {
     let web = workload(&cluster, Kind::Deployment);
     let good = web.images([("web", "shop:2")]).await.unwrap();
     let refused_image = web.images([("web", "forbidden-by-admission:2")]).await.unwrap();
-    let said = refused(&cluster, refused_image).await;
+    let said = refused(workload(&cluster, Kind::Deployment), refused_image).await;
     assert!(said.contains("admission webhook") && said.contains("not from our registry"), "{said}");
     let unknown = web.images([("wbe", "shop:2")]).await.unwrap_err();
     assert_eq!(unknown.kind(), ErrorKind::Invalid);
@@ -254,7 +255,7 @@ async fn missing_rights_are_named_and_so_is_what_admission_refuses() {
     assert_eq!(nobody.images([("web", "shop:2")]).await.unwrap_err().kind(), ErrorKind::NotFound);
 
     cluster.deny("patch", "deployments");
-    let said = refused(&cluster, good).await;
+    let said = refused(workload(&cluster, Kind::Deployment), good).await;
     assert!(said.contains("may not patch deployments.apps in namespace default"), "{said}");
     let role = web.role("deploy-guard").unwrap();
     assert!(role.contains(r#"- {apiGroups: ["apps"], resources: [deployments], verbs: [get, patch]}"#), "{role}");
@@ -269,7 +270,7 @@ async fn a_template_that_changed_under_the_candidate_is_not_undone() {
     object["spec"]["template"]["spec"]["containers"][0]["env"] = json!([{"name": "NEW", "value": "1"}]);
     cluster.put(&object);
     tokio::time::sleep(Duration::from_secs(2)).await;
-    let said = refused(&cluster, candidate).await;
+    let said = refused(workload(&cluster, Kind::Deployment), candidate).await;
     assert!(said.contains("has changed since the candidate was made"), "{said}");
 }
 
