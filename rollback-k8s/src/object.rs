@@ -51,6 +51,11 @@ pub(crate) const HTTP_ROUTES: Resource = Resource::new("gateway.networking.k8s.i
 pub(crate) const AUTOSCALERS: Resource =
     Resource::new("autoscaling", "v1", "horizontalpodautoscalers", "HorizontalPodAutoscaler");
 
+/// As since Flux 2.0, and 2.3.
+pub(crate) const KUSTOMIZATIONS: Resource =
+    Resource::new("kustomize.toolkit.fluxcd.io", "v1", "kustomizations", "Kustomization");
+pub(crate) const HELM_RELEASES: Resource = Resource::new("helm.toolkit.fluxcd.io", "v2", "helmreleases", "HelmRelease");
+
 /// Whether a write is carried out, or only checked by the API server, admission and all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Write {
@@ -78,6 +83,12 @@ impl Patch {
     pub(crate) fn put(mut self, path: &str, value: Value) -> Self {
         // `add` on a member of an object replaces it, and does not mind if it is not there.
         self.0.push(json!({ "op": "add", "path": path, "value": value }));
+        self
+    }
+
+    /// Takes away what stands there.
+    pub(crate) fn remove(mut self, path: &str) -> Self {
+        self.0.push(json!({ "op": "remove", "path": path }));
         self
     }
 }

@@ -26,6 +26,7 @@ use self::{
 use crate::{
     Client, Watches,
     access::{self, Access},
+    flux::{self, Flux, Repository},
     mark::{self, REVISION, Stand},
     object::{
         CONFIG_MAPS, CONTROLLER_REVISIONS, DAEMON_SETS, DEPLOYMENTS, PODS, Patch, REPLICA_SETS, Resource, SECRETS,
@@ -56,6 +57,7 @@ pub struct Workload {
     deletes_stuck_pods: bool,
     watches: Option<Watches>,
     carried: Carried,
+    suspends_flux: Option<Repository>,
 }
 
 /// What kind of workload.
@@ -146,6 +148,7 @@ impl Workload {
             deletes_stuck_pods: false,
             watches: None,
             carried: Carried::default(),
+            suspends_flux: None,
         })
     }
 
@@ -154,6 +157,19 @@ impl Workload {
     #[must_use]
     pub fn despite_gitops(mut self, reason: impl Into<Note>) -> Self {
         self.despite_gitops = Some(reason.into());
+        self
+    }
+
+    /// Suspends the Kustomization or HelmRelease of Flux that the object's labels name, before anything else is changed,
+    /// and resumes it at the end where the repository says by then what serves. With all else that it applies: suspending
+    /// has no smaller part.
+    ///
+    /// What somebody else had suspended stays suspended. A rollout that ends with hands off, by drift or given up, leaves
+    /// it suspended with its note, and says so; the next rollout of the same workload takes it over. The rights are
+    /// [`flux::rights`], in the namespace of the Kustomization.
+    #[must_use]
+    pub const fn suspend_flux(mut self, says: Repository) -> Self {
+        self.suspends_flux = Some(says);
         self
     }
 
@@ -377,6 +393,44 @@ impl Workload {
         }))
     }
 
+    /// Who is to be held off by us for as long as this object is rolled out.
+    fn flux(&self, object: &Value) -> Vec<Flux> {
+        if self.suspends_flux.is_some() { flux::of(&self.client, object, self) } else { Vec::new() }
+    }
+
+    /// What Flux, as far as we hold it off, makes of a look.
+    async fn with_flux(&self, goal: Goal, object: &Value, mut look: Observed) -> Result<Observed> {
+        let Some(says) = self.suspends_flux else { return Ok(look) };
+        let (ends, drifts) = (look.progress == Progress::Reached, matches!(look.progress, Progress::Drifted(_)));
+        if !drifts && !(ends && !matches!(goal, Goal::Split(_))) {
+            return Ok(look);
+        }
+        for flux in self.flux(object) {
+            match flux.is_suspended_by_us().await {
+                Ok(false) => {}
+                Ok(true) if ends && says.agrees_with(goal) => {
+                    look.progress = Progress::Due(format!("resume {flux}").into());
+                }
+                Ok(true) if ends => {
+                    let by_hand = flux.by_hand();
+                    let why =
+                        format!("left over: {flux} is suspended, for its repository says something else; {by_hand}");
+                    look.not_restored.push(why.into());
+                }
+                Ok(true) => {
+                    if let Progress::Drifted(what) = &look.progress {
+                        let what = format!("{what}; {flux} is left suspended; {}", flux.by_hand());
+                        look.progress = Progress::Drifted(what.into());
+                    }
+                }
+                // Hands off in any case.
+                Err(_) if drifts => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(look)
+    }
+
     fn drifted(&self, object: &Value, what: &str) -> Progress {
         let who = last_writer(object).map_or_else(String::new, |who| format!("; last written by {who}"));
         Progress::Drifted(format!("{what}{who}").into())
@@ -491,7 +545,12 @@ impl DeploymentBackend for Workload {
                 let why = format!("{self} was deleted");
                 Ok(Observed::new(Progress::Drifted(why.into()), version))
             }
-            object => self.look(&pair, goal, last, &object?).await,
+            object => {
+                let object = object?;
+                let look = self.look(&pair, goal, last, &object).await?;
+                // What an earlier rollout left suspended is no part of this one before it has done anything.
+                if last.is_some() { self.with_flux(goal, &object, look).await } else { Ok(look) }
+            }
         }
     }
 
@@ -510,9 +569,14 @@ impl DeploymentBackend for Workload {
         let applied = pair.baseline.last_applied.as_ref().filter(|_| back);
         // The controller writes the status while pods come and go, and every write changes what ours is tested against;
         // what counts is that it is still the version that was looked at.
+        let mut suspended = Vec::new();
         for _ in 0..WRITES {
             let object = self.read().await?;
             if stand(&object).version()? != attempt.version || text(&object, "/metadata/uid") != pair.baseline.uid {
+                // A late call must not leave behind what nobody takes back.
+                for flux in suspended {
+                    Flux::resume(&flux).await?;
+                }
                 return Err(Error::new(ErrorKind::Conflict, format!("{self} is not any more what was looked at")));
             }
             let live = template(&object);
@@ -523,6 +587,11 @@ impl DeploymentBackend for Workload {
                 false => &pair.candidate.template,
             };
             if !back && !stays {
+                for flux in self.flux(&object) {
+                    if flux.suspend().await? {
+                        suspended.push(flux);
+                    }
+                }
                 self.make_copies(&pair, attempt.nonce.as_str()).await?;
             }
             let stuck = if back && stays { self.stuck_pod(&object).await? } else { None };
@@ -534,6 +603,13 @@ impl DeploymentBackend for Workload {
                     if let Some(pod) = stuck {
                         let (name, uid) = (text(&pod, "/metadata/name"), text(&pod, "/metadata/uid"));
                         self.client.delete(PODS, &self.namespace, name, uid).await?;
+                    }
+                    // Before the write: a new annotation is a new generation of a Deployment (observed on 1.20).
+                    let stands = convergence(self.kind, &object) == Convergence::Done;
+                    if stays && stands && self.suspends_flux.is_some_and(|says| says.agrees_with(goal)) {
+                        for flux in self.flux(&after) {
+                            flux.resume().await?;
+                        }
                     }
                     if !back && !stays && !self.carried.is_nothing() {
                         self.clear_copies(&pair, &after).await;

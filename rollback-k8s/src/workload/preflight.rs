@@ -73,7 +73,16 @@ impl Workload {
         if ready.refused.is_empty() {
             ready = self.try_out(change, pair, &object, ready).await?;
         }
-        ready = owner(&object, self, self.despite_gitops.as_ref(), ready);
+        let flux = self.flux(&object);
+        match self.suspends_flux {
+            // Flux may be held off by us; Argo CD may not.
+            Some(says) if !flux.is_empty() && gitops(&object).is_none_or(|owner| !owner.starts_with("Argo")) => {
+                for flux in flux {
+                    ready = flux.prove(says, ready).await?;
+                }
+            }
+            _ => ready = owner(&object, self, self.despite_gitops.as_ref(), ready),
+        }
         ready = self.scaler(ready).await?;
         ready = self.configuration(pair, ready).await?;
         if self.kind == Kind::StatefulSet
@@ -183,7 +192,7 @@ pub(crate) fn owner(object: &Value, what: &dyn Display, despite: Option<&Note>, 
         Some(why) => ready.not_provable(format!("{owner} owns {what}, and may undo what is done here; allowed: {why}")),
         None => ready.refused(format!(
             "{owner} owns {what} and would undo what is done here: release by its repository, or suspend it and say so \
-             with despite_gitops"
+             with despite_gitops; a Workload can suspend Flux itself, with suspend_flux"
         )),
     }
 }

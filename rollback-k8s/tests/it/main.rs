@@ -1,6 +1,7 @@
 //! Backends, gates and store, on an API server in memory and on a real one, and over a line that is ill.
 
 mod configuration;
+mod flux;
 mod gates;
 mod kubectl;
 mod line;
