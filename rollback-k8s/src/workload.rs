@@ -4,6 +4,7 @@ mod configs;
 pub(crate) mod convergence;
 mod copies;
 pub(crate) mod preflight;
+mod room;
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
@@ -29,8 +30,8 @@ use crate::{
     flux::{self, Flux, Repository},
     mark::{self, REVISION, Stand},
     object::{
-        CONFIG_MAPS, CONTROLLER_REVISIONS, DAEMON_SETS, DEPLOYMENTS, PODS, Patch, REPLICA_SETS, Resource, SECRETS,
-        STATEFUL_SETS, Write, text,
+        CONFIG_MAPS, CONTROLLER_REVISIONS, DAEMON_SETS, DEPLOYMENTS, LIMIT_RANGES, PODS, Patch, REPLICA_SETS,
+        RESOURCE_QUOTAS, Resource, SECRETS, STATEFUL_SETS, Write, text,
     },
 };
 
@@ -279,6 +280,8 @@ impl Workload {
             Access::to(CONFIG_MAPS, &["get"], "see what the pods are configured by"),
             Access::to(SECRETS, &["get"], "see whether the Secrets that pods name are there"),
         ];
+        rights.push(Access::to(RESOURCE_QUOTAS, &["list"], "see whether quotas leave room for the new pods"));
+        rights.push(Access::to(LIMIT_RANGES, &["list"], "see whether limits let the new pods in"));
         if self.watches.is_some() {
             rights.push(Access::to(resource, &["list", "watch"], "hear of every change instead of asking for it"));
         }

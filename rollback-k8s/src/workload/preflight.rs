@@ -12,9 +12,9 @@ use serde_json::Value;
 use super::{
     Kind, Pair, Workload, annotation, configs,
     configs::{Config, There},
-    convergence, hash, template,
+    convergence, hash, room, template,
 };
-use crate::object::{AUTOSCALERS, Write, map, text};
+use crate::object::{AUTOSCALERS, LIMIT_RANGES, RESOURCE_QUOTAS, Write, map, text};
 
 impl Workload {
     pub(super) async fn prove(&self, change: &Change, pair: &Pair) -> Result<Readiness> {
@@ -84,6 +84,15 @@ impl Workload {
             _ => ready = owner(&object, self, self.despite_gitops.as_ref(), ready),
         }
         ready = self.scaler(ready).await?;
+        ready = self.room(pair, &object, ready).await?;
+        // As the API server fills it in.
+        ready = match object.pointer("/spec/revisionHistoryLimit").and_then(Value::as_i64).unwrap_or(10) {
+            0 => ready.not_provable(
+                "that kubectl rollout undo finds a way back by hand: no history is kept (revisionHistoryLimit is 0), and \
+                 the recorded template is in this record alone",
+            ),
+            kept => ready.proved(format!("the last {kept} templates are kept for kubectl rollout undo too")),
+        };
         ready = self.configuration(pair, ready).await?;
         if self.kind == Kind::StatefulSet
             && text(&object, "/spec/podManagementPolicy") != "Parallel"
@@ -152,6 +161,38 @@ impl Workload {
             )),
             None => ready,
         })
+    }
+
+    /// Whether the quotas and limits of the namespace let the pods in, on both ways.
+    async fn room(&self, pair: &Pair, object: &Value, mut ready: Readiness) -> Result<Readiness> {
+        let mut lists = Vec::new();
+        for resource in [RESOURCE_QUOTAS, LIMIT_RANGES] {
+            lists.push(match self.client.list(resource, &self.namespace, "").await {
+                // Said already, with the rights.
+                Err(e) if e.kind() == ErrorKind::Denied => return Ok(ready),
+                list => list?,
+            });
+        }
+        let [quotas, ranges] = &*lists else { return Ok(ready) };
+        let (old, new) = (&pair.baseline.template, &pair.candidate.template);
+        for why in room::refused(new, ranges) {
+            ready = ready.refused(format!("the candidate's pods would be refused: {why}"));
+        }
+        for why in room::refused(old, ranges) {
+            ready = ready.no_way_back(format!("the baseline's pods would be refused: {why}"));
+        }
+        let (pods, surge) = (convergence::wanted(self.kind, object), room::surge(self.kind, object));
+        let found = room::room(old, new, pods, surge, quotas, ranges);
+        if found.short.is_empty() && found.unknown.is_empty() && !quotas.is_empty() {
+            ready = ready.proved(format!("the quotas of {} leave room for the change", self.namespace));
+        }
+        for why in found.short {
+            ready = ready.refused(why);
+        }
+        for quota in found.unknown {
+            ready = ready.not_provable(format!("that ResourceQuota {quota} leaves room: it is for some pods only"));
+        }
+        Ok(ready)
     }
 
     async fn configuration(&self, pair: &Pair, mut ready: Readiness) -> Result<Readiness> {

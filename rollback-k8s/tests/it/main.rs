@@ -10,6 +10,7 @@ mod place;
 mod real;
 mod replicas;
 mod rollouts;
+mod room;
 mod route;
 mod service;
 mod store;
