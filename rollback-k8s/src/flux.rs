@@ -82,7 +82,8 @@ pub(crate) fn of(client: &Client, object: &Value, workload: &dyn fmt::Display) -
     let named = [(KUSTOMIZATIONS, "kustomize.toolkit.fluxcd.io"), (HELM_RELEASES, "helm.toolkit.fluxcd.io")];
     let found = named.into_iter().filter_map(|(resource, group)| {
         let name = label(format!("{group}/name"))?.to_owned();
-        let namespace = label(format!("{group}/namespace")).unwrap_or(text(object, "/metadata/namespace")).to_owned();
+        let namespace = label(format!("{group}/namespace"));
+        let namespace = namespace.unwrap_or_else(|| text(object, "/metadata/namespace")).to_owned();
         Some(Flux { client: client.clone(), resource, namespace, name, workload: workload.to_string() })
     });
     found.collect()

@@ -404,8 +404,9 @@ impl Workload {
     /// What Flux, as far as we hold it off, makes of a look.
     async fn with_flux(&self, goal: Goal, object: &Value, mut look: Observed) -> Result<Observed> {
         let Some(says) = self.suspends_flux else { return Ok(look) };
-        let (ends, drifts) = (look.progress == Progress::Reached, matches!(look.progress, Progress::Drifted(_)));
-        if !drifts && !(ends && !matches!(goal, Goal::Split(_))) {
+        let drifts = matches!(look.progress, Progress::Drifted(_));
+        let ends = look.progress == Progress::Reached && !matches!(goal, Goal::Split(_));
+        if !drifts && !ends {
             return Ok(look);
         }
         for flux in self.flux(object) {
