@@ -451,8 +451,8 @@ impl std::fmt::Display for Workload {
 /// Both revisions of a change, unsealed.
 struct Pair {
     baseline: Snapshot,
-    /// The baseline's template with its configuration as copies, where that is another one.
-    restored: Option<Value>,
+    /// The same with its configuration as copies, where that is another template.
+    restored: Option<Snapshot>,
     candidate: Snapshot,
 }
 
@@ -468,30 +468,37 @@ impl Pair {
         };
         let (baseline, mut candidate) = (open("baseline", &change.baseline)?, open("candidate", &change.candidate)?);
         // What was recorded as a baseline once, and is deployed again.
-        if let Some(template) = candidate.with_copies() {
-            candidate.template = template;
+        if let Some(copied) = candidate.with_copies() {
+            candidate = copied;
         }
-        let restored = baseline.with_copies().filter(|template| *template != candidate.template);
+        let restored = baseline.with_copies().filter(|restored| restored.template != candidate.template);
         Ok(Self { baseline, restored, candidate })
+    }
+
+    const fn wanted(&self, goal: Goal) -> &Snapshot {
+        match goal {
+            Goal::Baseline => &self.baseline,
+            Goal::Split(_) | Goal::Candidate => &self.candidate,
+        }
     }
 
     /// What a workload with this template shows, if it is of this change.
     fn serves(&self, live: &Value) -> Option<Serves> {
         if *live == self.candidate.template {
             Some(Serves::Candidate)
-        } else if *live == self.baseline.template || Some(live) == self.restored.as_ref() {
-            Some(Serves::Baseline)
         } else {
-            None
+            self.is_wanted(live, Goal::Baseline).then_some(Serves::Baseline)
         }
+    }
+
+    /// The baseline in the form that a workload with this template has it in.
+    fn recorded(&self, live: &Value) -> &Snapshot {
+        self.restored.as_ref().filter(|restored| restored.template == *live).unwrap_or(&self.baseline)
     }
 
     /// Whether a workload with this template is to keep it for this goal.
     fn is_wanted(&self, live: &Value, goal: Goal) -> bool {
-        match goal {
-            Goal::Baseline => *live == self.baseline.template || Some(live) == self.restored.as_ref(),
-            Goal::Split(_) | Goal::Candidate => *live == self.candidate.template,
-        }
+        self.wanted(goal).template == *live || (goal == Goal::Baseline && self.recorded(live).template == *live)
     }
 }
 
@@ -570,7 +577,8 @@ impl DeploymentBackend for Workload {
         let pair = Pair::of(change)?;
         let back = goal == Goal::Baseline;
         let id = if back { &change.baseline.id } else { &change.candidate.id };
-        let applied = pair.baseline.last_applied.as_ref().filter(|_| back);
+        let wanted = pair.wanted(goal);
+        let applied = wanted.last_applied.as_ref().filter(|_| back);
         // The controller writes the status while pods come and go, and every write changes what ours is tested against;
         // what counts is that it is still the version that was looked at.
         let mut suspended = Vec::new();
@@ -588,7 +596,7 @@ impl DeploymentBackend for Workload {
             let to = match back {
                 _ if stays => live,
                 true => self.with_its_configuration(&pair).await,
-                false => &pair.candidate.template,
+                false => &wanted.template,
             };
             if !back && !stays {
                 for flux in self.flux(&object) {
@@ -681,7 +689,7 @@ impl Workload {
         };
         let mut look = Observed { progress, ..self.with_share(look, seen) };
         if goal == Goal::Baseline && look.progress == Progress::Reached {
-            look.not_restored = self.changed_configs(&pair.baseline, live).await?;
+            look.not_restored = self.changed_configs(pair.recorded(live)).await?;
         }
         Ok(look)
     }
@@ -698,11 +706,9 @@ impl Workload {
     }
 
     /// What the configuration was when the baseline was recorded, and is not now.
-    async fn changed_configs(&self, baseline: &Snapshot, live: &Value) -> Result<Vec<Note>> {
+    async fn changed_configs(&self, baseline: &Snapshot) -> Result<Vec<Note>> {
         let mut notes = Vec::new();
-        let named = configs::of(live);
-        let is_named = |config: &&Config| named.iter().any(|it| (it.secret, &it.name) == (config.secret, &config.name));
-        for config in baseline.configs.iter().filter(is_named) {
+        for config in &baseline.configs {
             let now = config.read(&self.client, &self.namespace).await?;
             if now != *config {
                 notes.push(Note::new(format!(

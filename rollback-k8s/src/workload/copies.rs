@@ -212,7 +212,7 @@ impl Workload {
                 return &pair.baseline.template;
             }
         }
-        if changed { restored } else { &pair.baseline.template }
+        if changed { &restored.template } else { &pair.baseline.template }
     }
 
     /// Lets the API server try out the copies that both revisions need, where they are not there yet.
@@ -226,6 +226,10 @@ impl Workload {
                     ready.proved(format!("{of} travels as {to}, which is there"))
                 }
                 Some(_) => ready.refused(format!("{} {to} is there, and is no copy of {of}", of.resource().kind)),
+                None if !back && self.carried.is_nothing() => ready.refused(format!(
+                    "the candidate names {to}, a copy of {of}, which is not there and which this target does not make: \
+                     use carry_config_maps and carry_secrets"
+                )),
                 None => match self.unchanged(copied).await? {
                     None if back => ready.not_restored(format!("what {of} held: it has changed by now")),
                     None => ready.refused(format!("{of} is not what it was for the candidate: make that again")),
@@ -260,7 +264,7 @@ impl Workload {
             named.extend(configs::of(template).into_iter().map(|config| (config.secret, config.name)));
         };
         [&pair.candidate.template, &pair.baseline.template, template(object)].into_iter().for_each(&mut name);
-        pair.restored.iter().for_each(&mut name);
+        pair.restored.iter().for_each(|restored| name(&restored.template));
         let mut copies = Vec::new();
         let labels = format!("{COPIES}={}", self.label());
         for (secret, carried) in [(false, self.carried.config_maps), (true, self.carried.secrets)] {
@@ -301,13 +305,14 @@ impl Workload {
 }
 
 impl Snapshot {
-    /// The template with the copies in place of what it names, if it names anything that has one.
-    pub(super) fn with_copies(&self) -> Option<Value> {
-        let renamed =
-            self.copies.iter().map(|copied| ((copied.of.secret, copied.of.name.clone()), copied.to.clone())).collect();
+    /// The same with the copies in place of what its template names, if that names anything that has one.
+    pub(super) fn with_copies(&self) -> Option<Self> {
+        let at = |config: &Config| (config.secret, config.name.clone());
+        let renamed: Renamed = self.copies.iter().map(|copied| (at(&copied.of), copied.to.clone())).collect();
         let mut template = self.template.clone();
         rename(&mut template, &renamed);
-        (template != self.template).then_some(template)
+        let configs = self.configs.iter().filter(|config| !renamed.contains_key(&at(config))).cloned().collect();
+        (template != self.template).then(|| Self { template, configs, ..self.clone() })
     }
 }
 

@@ -113,7 +113,12 @@ impl Workload {
         let ways = [
             (Some(there), &change.candidate.id, "the candidate's template", false),
             (Some(recorded), &change.baseline.id, "the recorded template", true),
-            (pair.restored.as_ref(), &change.baseline.id, "the recorded template with its configuration", true),
+            (
+                pair.restored.as_ref().map(|restored| &restored.template),
+                &change.baseline.id,
+                "the recorded template with its configuration",
+                true,
+            ),
         ];
         for (to, id, what, back) in ways {
             let Some(to) = to else { continue };
