@@ -8,12 +8,12 @@ use rollback_core::{
     backend::DeploymentBackend,
     engine::{Engine, NewRollout, Outcome, Target},
     gate::Policy,
-    model::Revision,
+    model::{Goal, Revision, Weight},
     plan::{Deadlines, Plan},
     state::{Cause, Refusal, State},
     store::Memory,
     testing::{
-        backend::{self, Bench, Outcome as Kept},
+        backend::{self, Bench, Driver, Outcome as Kept},
         gates::Scripted,
         sweep::{Scenario, Sweep},
     },
@@ -133,6 +133,26 @@ async fn every_disturbance_is_got_over_by_watch() {
     eprintln!("Deployment, by watch: {}", Sweep::of(&scene).scenarios(scenarios).all().await);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_lags_hides_nothing_that_was_written() {
+    let scene = Scene { connect: watched, ..Scene::new(Kind::Deployment).await };
+    let mut driver = Driver::new(&scene).await;
+    let all = Goal::Split(Weight::ALL);
+    driver.drive(all).await;
+    let before = driver.look(all).await;
+    // From now on the watch hears nothing for 3 s.
+    let watches = || scene.cluster.requests().iter().filter(|line| line.contains("watch=true")).count();
+    let begun = watches();
+    scene.cluster.fault("watch=true", 1, Fault::Hang);
+    while watches() == begun {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let attempt = driver.save(all, &before.version);
+    driver.send(&attempt).await.unwrap();
+    let look = driver.look(all).await;
+    assert!(look.landed && look.version != before.version, "{look:?}");
+}
+
 /// What is asked of the API server in a minute while so many workloads bake.
 async fn asked_in_a_minute(count: usize) -> Vec<String> {
     let cluster = Cluster::new();
@@ -170,11 +190,7 @@ async fn the_number_of_steady_requests_does_not_grow_with_the_number_of_rollouts
 }
 
 pub(crate) async fn roll_out(backend: Workload, candidate: Revision, bad: bool) -> Outcome {
-    let gate = if bad {
-        Scripted::unhealthy_from("errors", rollback_core::model::Weight::ALL)
-    } else {
-        Scripted::healthy("errors")
-    };
+    let gate = if bad { Scripted::unhealthy_from("errors", Weight::ALL) } else { Scripted::healthy("errors") };
     let engine = Engine::new(Memory::new()).unwrap();
     let target = Target::new("web", backend).unwrap().gate(gate, Policy::default().every(Duration::from_millis(100)));
     engine.register(target.look_every(Duration::from_millis(200), Duration::from_millis(500))).unwrap();
@@ -436,4 +452,25 @@ async fn what_kubectl_undid_on_the_way_is_not_done_again() {
     assert!(matches!(outcome.rollout.state, State::Abandoned { .. }), "{outcome}");
     let after = space.get("deployment", "web");
     assert_eq!(after["spec"]["template"]["spec"]["containers"][0]["image"], json!(good(1)), "{outcome}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_real_server_a_rollout_by_watch_ends_as_one_by_requests() {
+    let Some(space) = cluster::namespace().await else { return };
+    space.apply(&deployment("web", &good(1)));
+    space.kubectl(&["rollout", "status", "deployment/web", "--timeout=60s"]);
+    let watches = Watches::new(&space.client);
+    let web = || Workload::deployment(&space.client, &space.name, "web").unwrap().watched_by(&watches);
+    let env = |value: &str| {
+        let mut template = space.get("deployment", "web")["spec"]["template"].clone();
+        template["spec"]["containers"][0]["env"] = json!([{ "name": "RELEASE", "value": value }]);
+        template
+    };
+    let before = env("2");
+    let outcome = roll_out(web(), web().template("2", &before).await.unwrap(), false).await;
+    assert_eq!(outcome.rollout.state, State::Promoted, "{outcome}");
+    let outcome = roll_out(web(), web().template("3", &env("3")).await.unwrap(), true).await;
+    assert!(matches!(outcome.rollout.state, State::RolledBack { .. }), "{outcome}");
+    assert_eq!(space.get("deployment", "web")["spec"]["template"], before);
+    assert!(space.try_kubectl(&["rollout", "status", "deployment/web", "--timeout=30s"]));
 }
