@@ -5,6 +5,7 @@ pub mod access;
 mod client;
 mod endpoints;
 mod error;
+pub mod flux;
 pub mod gate;
 mod mark;
 mod object;

@@ -1,6 +1,6 @@
 //! Objects as JSON: nothing that a newer API server put into one is lost by reading and writing it.
 
-use http::{Method, Request, header};
+use http::{HeaderValue, Method, Request, header};
 use rollback_core::{Error, ErrorKind, Result};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -43,6 +43,8 @@ pub(crate) const CONTROLLER_REVISIONS: Resource =
 pub(crate) const PODS: Resource = Resource::new("", "v1", "pods", "Pod");
 pub(crate) const CONFIG_MAPS: Resource = Resource::new("", "v1", "configmaps", "ConfigMap");
 pub(crate) const SECRETS: Resource = Resource::new("", "v1", "secrets", "Secret");
+pub(crate) const RESOURCE_QUOTAS: Resource = Resource::new("", "v1", "resourcequotas", "ResourceQuota");
+pub(crate) const LIMIT_RANGES: Resource = Resource::new("", "v1", "limitranges", "LimitRange");
 pub(crate) const SERVICES: Resource = Resource::new("", "v1", "services", "Service");
 pub(crate) const ENDPOINTS: Resource = Resource::new("", "v1", "endpoints", "Endpoints");
 pub(crate) const ENDPOINT_SLICES: Resource = Resource::new("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice");
@@ -50,6 +52,11 @@ pub(crate) const HTTP_ROUTES: Resource = Resource::new("gateway.networking.k8s.i
 /// Version 1 is in 1.20 and in 1.36, and names its target as later versions do.
 pub(crate) const AUTOSCALERS: Resource =
     Resource::new("autoscaling", "v1", "horizontalpodautoscalers", "HorizontalPodAutoscaler");
+
+/// As since Flux 2.0, and 2.3.
+pub(crate) const KUSTOMIZATIONS: Resource =
+    Resource::new("kustomize.toolkit.fluxcd.io", "v1", "kustomizations", "Kustomization");
+pub(crate) const HELM_RELEASES: Resource = Resource::new("helm.toolkit.fluxcd.io", "v2", "helmreleases", "HelmRelease");
 
 /// Whether a write is carried out, or only checked by the API server, admission and all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +87,12 @@ impl Patch {
         self.0.push(json!({ "op": "add", "path": path, "value": value }));
         self
     }
+
+    /// Takes away what stands there.
+    pub(crate) fn remove(mut self, path: &str) -> Self {
+        self.0.push(json!({ "op": "remove", "path": path }));
+        self
+    }
 }
 
 /// A name as a step of a JSON pointer.
@@ -91,7 +104,8 @@ pub(crate) fn escaped(step: &str) -> String {
 struct List {
     #[serde(default)]
     metadata: ListMeta,
-    items: Vec<Value>,
+    /// Null where there are none, in lists of metadata (observed on 1.20).
+    items: Option<Vec<Value>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -119,6 +133,15 @@ impl Client {
 
     /// All that have these labels, in the words of a selector; empty for all.
     pub(crate) async fn list(&self, resource: Resource, namespace: &str, labels: &str) -> Result<Vec<Value>> {
+        self.pages(resource, namespace, labels, JSON).await
+    }
+
+    /// The same, and of each only its metadata: what a Secret holds does not travel.
+    pub(crate) async fn list_metadata(&self, resource: Resource, namespace: &str, labels: &str) -> Result<Vec<Value>> {
+        self.pages(resource, namespace, labels, ONLY_METADATA).await
+    }
+
+    async fn pages(&self, resource: Resource, namespace: &str, labels: &str, form: &'static str) -> Result<Vec<Value>> {
         let path = resource.path(namespace, None);
         let what = format!("listing {} in {namespace}", resource.plural);
         let (mut all, mut go_on) = (Vec::new(), String::new());
@@ -130,8 +153,10 @@ impl Client {
             if !go_on.is_empty() {
                 query.push(("continue", &go_on));
             }
-            let page: List = self.call(&what, request(Method::GET, &path, &query, None)?).await?;
-            all.extend(page.items);
+            let mut request = request(Method::GET, &path, &query, None)?;
+            request.headers_mut().insert(header::ACCEPT, HeaderValue::from_static(form));
+            let page: List = self.call(&what, request).await?;
+            all.extend(page.items.into_iter().flatten());
             if page.metadata.go_on.is_empty() {
                 return Ok(all);
             }
@@ -160,10 +185,36 @@ impl Client {
         self.call(&what, request(Method::PATCH, &path, &query, Some((JSON_PATCH, &steps)))?).await
     }
 
+    /// `Conflict` when there is one of this name.
+    pub(crate) async fn create(
+        &self,
+        resource: Resource,
+        namespace: &str,
+        object: &Value,
+        write: Write,
+    ) -> Result<Value> {
+        let tried = if write == Write::Dry { ", tried out" } else { "" };
+        let what = format!("making {} {namespace}/{}{tried}", resource.kind, text(object, "/metadata/name"));
+        let dry = (write == Write::Dry).then_some(("dryRun", "All"));
+        let query: Vec<_> = [("fieldManager", self.manager())].into_iter().chain(dry).collect();
+        self.call(&what, request(Method::POST, &resource.path(namespace, None), &query, Some((JSON, object)))?).await
+    }
+
+    /// Deletes this object as it was read. One that is gone, or has been written since, stays as it is.
+    pub(crate) async fn delete_as_read(&self, resource: Resource, namespace: &str, object: &Value) -> Result<()> {
+        let metadata = &object["metadata"];
+        let read = json!({ "uid": metadata["uid"], "resourceVersion": metadata["resourceVersion"] });
+        self.delete_if(resource, namespace, text(metadata, "/name"), &read).await
+    }
+
     /// Deletes the one with this uid. One that is gone, or is another by now, is deleted.
     pub(crate) async fn delete(&self, resource: Resource, namespace: &str, name: &str, uid: &str) -> Result<()> {
+        self.delete_if(resource, namespace, name, &json!({ "uid": uid })).await
+    }
+
+    async fn delete_if(&self, resource: Resource, namespace: &str, name: &str, it_has: &Value) -> Result<()> {
         let what = format!("deleting {} {namespace}/{name}", resource.kind);
-        let options = json!({ "apiVersion": "v1", "kind": "DeleteOptions", "preconditions": { "uid": uid } });
+        let options = json!({ "apiVersion": "v1", "kind": "DeleteOptions", "preconditions": it_has });
         let request = request(Method::DELETE, &resource.path(namespace, Some(name)), &[], Some((JSON, &options)))?;
         match self.call::<Value>(&what, request).await {
             Err(e) if !matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Conflict) => Err(e),
@@ -178,6 +229,7 @@ impl Client {
 }
 
 const JSON: &str = "application/json";
+const ONLY_METADATA: &str = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io";
 const JSON_PATCH: &str = "application/json-patch+json";
 
 fn request(

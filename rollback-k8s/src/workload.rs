@@ -2,13 +2,15 @@
 
 mod configs;
 pub(crate) mod convergence;
+mod copies;
 pub(crate) mod preflight;
+mod room;
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
 use async_trait::async_trait;
 use rollback_core::{
-    Error, ErrorKind, Result,
+    Error, ErrorKind, Result, Wake,
     backend::{Capabilities, DeploymentBackend, Readiness, Weights},
     model::{Attempt, Change, Goal, Note, Observed, Part, Progress, Revision, Serves, Version, Weight},
     plan::Plan,
@@ -20,12 +22,16 @@ use sha2::{Digest as _, Sha256};
 use self::{
     configs::Config,
     convergence::{Convergence, convergence, pods},
+    copies::{Carried, Copied},
 };
 use crate::{
-    Client,
+    Client, Watches,
     access::{self, Access},
+    flux::{self, Flux, Repository},
+    mark::{self, REVISION, Stand},
     object::{
-        CONFIG_MAPS, DAEMON_SETS, DEPLOYMENTS, PODS, Patch, Resource, SECRETS, STATEFUL_SETS, Write, escaped, text,
+        CONFIG_MAPS, CONTROLLER_REVISIONS, DAEMON_SETS, DEPLOYMENTS, LIMIT_RANGES, PODS, Patch, REPLICA_SETS,
+        RESOURCE_QUOTAS, Resource, SECRETS, STATEFUL_SETS, Write, text,
     },
 };
 
@@ -39,8 +45,9 @@ use crate::{
 /// which is an annotation of the object (not of the pods). A write holds only for the object as it was read for it, so a
 /// late call, a second driver and somebody's `kubectl edit` are told from our own.
 ///
-/// **Not brought back**: what ConfigMaps and Secrets hold. Preflight names them, and a rollback whose ConfigMaps or
-/// Secrets have changed says so.
+/// **Not brought back** unless asked for: what ConfigMaps and Secrets hold. Preflight names them, and a rollback whose
+/// ConfigMaps or Secrets have changed says so. With [`carry_config_maps`](Self::carry_config_maps) and
+/// [`carry_secrets`](Self::carry_secrets) they travel with the revision.
 #[derive(Clone, Debug)]
 pub struct Workload {
     client: Client,
@@ -49,6 +56,9 @@ pub struct Workload {
     name: String,
     despite_gitops: Option<Note>,
     deletes_stuck_pods: bool,
+    watches: Option<Watches>,
+    carried: Carried,
+    suspends_flux: Option<Repository>,
 }
 
 /// What kind of workload.
@@ -78,12 +88,21 @@ struct Snapshot {
     /// Of the object that it was read from, or made for.
     uid: String,
     template: Value,
+    /// How the object stood when a baseline was recorded, and the number that a Deployment's controller gave it. A
+    /// candidate has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    stood: Option<Stand>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    number: Option<u64>,
     /// What `kubectl apply` compares with, as it stood.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     last_applied: Option<String>,
     /// What the template takes its configuration from, as it was then.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     configs: Vec<Config>,
+    /// The copies that it needs: that its template names, or would name for its configuration to come back.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    copies: Vec<Copied>,
     /// The hash of the template that a candidate was made from, where it was made from one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     made_from: Option<String>,
@@ -119,17 +138,19 @@ impl Workload {
     /// # Errors
     /// As [`Self::deployment`].
     pub fn new(client: &Client, kind: Kind, namespace: &str, name: &str) -> Result<Self> {
-        for (what, name, most) in [("namespace", namespace, 63), ("name", name, 253)] {
-            let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
-            if name.is_empty() || name.len() > most || !name.chars().all(plain) {
-                return Err(Error::invalid(format!(
-                    "the {what} of the {} is {name:?}; 1 to {most} of a-z, 0-9, - and . are accepted",
-                    kind.resource().kind
-                )));
-            }
-        }
-        let (namespace, name) = (namespace.to_owned(), name.to_owned());
-        Ok(Self { client: client.clone(), kind, namespace, name, despite_gitops: None, deletes_stuck_pods: false })
+        let namespace = mark::checked(&format!("namespace of the {}", kind.resource().kind), namespace)?;
+        let name = mark::checked(kind.resource().kind, name)?;
+        Ok(Self {
+            client: client.clone(),
+            kind,
+            namespace,
+            name,
+            despite_gitops: None,
+            deletes_stuck_pods: false,
+            watches: None,
+            carried: Carried::default(),
+            suspends_flux: None,
+        })
     }
 
     /// Goes ahead although Argo CD or Flux owns the object and would undo what is done here: you have seen to that, for
@@ -140,11 +161,71 @@ impl Workload {
         self
     }
 
+    /// Suspends the Kustomization or HelmRelease of Flux that the object's labels name, before anything else is changed,
+    /// and resumes it at the end where the repository says by then what serves. With all else that it applies: suspending
+    /// has no smaller part.
+    ///
+    /// What somebody else had suspended stays suspended. A rollout that ends with hands off, by drift or given up, leaves
+    /// it suspended with its note, and says so; the next rollout of the same workload takes it over. The rights are
+    /// [`flux::rights`], in the namespace of the Kustomization.
+    #[must_use]
+    pub const fn suspend_flux(mut self, says: Repository) -> Self {
+        self.suspends_flux = Some(says);
+        self
+    }
+
     /// May delete, after going back, the one pod of an ordered StatefulSet that never became ready: its controller waits
     /// for that pod for ever, whatever the template says by then (kubernetes/kubernetes#67250).
     #[must_use]
     pub const fn delete_stuck_pods(mut self) -> Self {
         self.deletes_stuck_pods = true;
+        self
+    }
+
+    /// Looks by these watches, and is woken by them: then the number of requests does not grow with the number of rollouts
+    /// or with how often they look.
+    ///
+    /// A watch is believed while it shows the last attempt, and only for what is under way or still as it should be.
+    /// Before anything is written, and before a rollout ends, the object itself is read. So somebody else's change may be
+    /// noticed as late as the watch hears of it, at once as a rule and within 13 seconds on a connection that died.
+    #[must_use]
+    pub fn watched_by(mut self, watches: &Watches) -> Self {
+        self.watches = Some(watches.clone());
+        self
+    }
+
+    /// Deploys copies of the ConfigMaps that the candidate's template names, as they are when the candidate is made:
+    /// `flags` as `flags-4e1f0c2a9b`, `immutable`, and so named in the template. Going back then brings back what was
+    /// configured, and not the template alone.
+    ///
+    /// The copies are made when the rollout begins to change things, and cleared away by a later rollout, once neither
+    /// its revisions, nor a template in the workload's history, nor a pod names them. Other workloads should name the
+    /// originals. A baseline that names originals still, as before the first such rollout, is copied too, as it is when
+    /// the rollout begins; going back names these copies where the originals have changed by then, and else the template
+    /// is exactly what it was.
+    ///
+    /// Not copied: what a controller owns, and `kube-root-ca.crt`; they are renewed while pods run.
+    #[must_use]
+    pub const fn carry_config_maps(mut self) -> Self {
+        self.carried.config_maps = true;
+        self
+    }
+
+    /// The same for Secrets, for which it takes the right to read, list, make and delete all of the namespace.
+    ///
+    /// A password that is renewed must stay good for as long as pods may start with it; leave out the others with
+    /// [`carry_all_but`](Self::carry_all_but). Not copied: certificates, credentials of registries, tokens of service
+    /// accounts, and what a controller owns. The names of copies tell nothing of what they hold.
+    #[must_use]
+    pub const fn carry_secrets(mut self) -> Self {
+        self.carried.secrets = true;
+        self
+    }
+
+    /// Does not copy the ConfigMaps and Secrets of these names.
+    #[must_use]
+    pub fn carry_all_but<N: Into<String>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
+        self.carried.but.extend(names.into_iter().map(Into::into));
         self
     }
 
@@ -172,8 +253,8 @@ impl Workload {
             container["image"] = json!(image);
         }
         let made_from = Some(hash(before));
-        let configs = configs::of(&template).into_iter().collect();
-        self.revision(None, &object, template, configs, made_from)
+        let snapshot = self.candidate(&object, template).await?;
+        Self::revision(None, &Snapshot { made_from, ..snapshot })
     }
 
     /// The workload with this whole pod template. The API server fills in what it leaves open, and says already now what
@@ -187,8 +268,7 @@ impl Workload {
         let patch = Patch::new().put("/spec/template", template.clone());
         let tried = self.write(&patch, Write::Dry).await?;
         let template = self::template(&tried).clone();
-        let configs = configs::of(&template).into_iter().collect();
-        self.revision(Some(id), &object, template, configs, None)
+        Self::revision(Some(id), &self.candidate(&object, template).await?)
     }
 
     /// What this target takes to be allowed.
@@ -200,8 +280,24 @@ impl Workload {
             Access::to(CONFIG_MAPS, &["get"], "see what the pods are configured by"),
             Access::to(SECRETS, &["get"], "see whether the Secrets that pods name are there"),
         ];
-        if self.kind == Kind::Deployment {
+        rights.push(Access::to(RESOURCE_QUOTAS, &["list"], "see whether quotas leave room for the new pods"));
+        rights.push(Access::to(LIMIT_RANGES, &["list"], "see whether limits let the new pods in"));
+        if self.watches.is_some() {
+            rights.push(Access::to(resource, &["list", "watch"], "hear of every change instead of asking for it"));
+        }
+        if self.kind != Kind::DaemonSet {
             rights.push(Access::to(crate::object::AUTOSCALERS, &["list"], "see who else sets the number of pods"));
+        }
+        for (resource, carried) in [(CONFIG_MAPS, self.carried.config_maps), (SECRETS, self.carried.secrets)] {
+            if carried {
+                let why = "keep copies of it for as long as a revision names them";
+                rights.push(Access::to(resource, &["list", "create", "patch", "delete"], why));
+            }
+        }
+        if !self.carried.is_nothing() {
+            let history = if self.kind == Kind::Deployment { REPLICA_SETS } else { CONTROLLER_REVISIONS };
+            rights.push(Access::to(history, &["list"], "see which copies are named by what is kept in the history"));
+            rights.push(Access::to(PODS, &["list"], "see which copies are named by pods"));
         }
         if self.deletes_stuck_pods {
             rights.push(Access::to(PODS, &["list", "delete"], "delete a pod that holds up the way back"));
@@ -221,51 +317,60 @@ impl Workload {
         self.client.get(self.kind.resource(), &self.namespace, &self.name).await
     }
 
+    /// The object as it is watched, once it shows this attempt: then everything that came before it is known.
+    async fn heard(&self, last: &Attempt) -> Option<Value> {
+        let namespace = self.watches.as_ref()?.namespace(&self.namespace);
+        let feed = namespace.workloads(self.kind);
+        // Where watching fails, or is not allowed, every look is a request.
+        feed.fresh().await.ok()?;
+        let kept = feed.get(&self.name)?;
+        (kept.nonce.as_deref() == Some(last.nonce.as_str())).then(|| kept.object())
+    }
+
     async fn write(&self, patch: &Patch, write: Write) -> Result<Value> {
         self.client.patch(self.kind.resource(), &self.namespace, &self.name, patch, write).await
     }
 
-    fn revision(
-        &self,
-        id: Option<&str>,
-        object: &Value,
-        template: Value,
-        configs: Vec<Config>,
-        made_from: Option<String>,
-    ) -> Result<Revision> {
-        // Not the images alone: what condemns a bad environment must not condemn the same images with a good one.
-        let id = id.map_or_else(|| format!("{} #{}", images_of(&template), &hash(&template)[..8]), str::to_owned);
-        let snapshot = Snapshot {
+    fn snapshot(object: &Value, template: Value, configs: Vec<Config>) -> Snapshot {
+        Snapshot {
             uid: text(object, "/metadata/uid").into(),
-            last_applied: annotation(object, LAST_APPLIED).map(str::to_owned),
             template,
+            stood: None,
+            number: None,
+            last_applied: annotation(object, LAST_APPLIED).map(str::to_owned),
             configs,
-            made_from,
-        };
-        Revision::new(id)?.with_spec(&snapshot)
+            copies: Vec::new(),
+            made_from: None,
+        }
+    }
+
+    async fn candidate(&self, object: &Value, mut template: Value) -> Result<Snapshot> {
+        let mut copies = Vec::new();
+        if !self.carried.is_nothing() {
+            copies = self.copies_for(&mut template, true).await?.1;
+        }
+        let configs = configs::of(&template).into_iter().collect();
+        Ok(Snapshot { copies, ..Self::snapshot(object, template, configs) })
+    }
+
+    fn revision(id: Option<&str>, snapshot: &Snapshot) -> Result<Revision> {
+        let template = &snapshot.template;
+        // Not the images alone: what condemns a bad environment must not condemn the same images with a good one.
+        let id = id.map_or_else(|| format!("{} #{}", images_of(template), &hash(template)[..8]), str::to_owned);
+        Revision::new(id)?.with_spec(snapshot)
     }
 
     /// The patch that takes the object, as it was read, to this template under this mark.
-    fn patch(&self, object: &Value, to: &Snapshot, id: &str, nonce: &str, back: bool) -> Patch {
-        let same = |path: &str| object.pointer(path).cloned().unwrap_or_default();
-        let mut patch = Patch::new()
-            .test("/metadata/uid", &same("/metadata/uid"))
-            .test("/metadata/resourceVersion", &same("/metadata/resourceVersion"));
-        if *template(object) != to.template {
-            patch = patch.put("/spec/template", to.template.clone());
+    fn patch(&self, object: &Value, to: &Value, applied: Option<&String>, id: &str, nonce: &str) -> Patch {
+        let mut patch = mark::only_as_read(object);
+        if template(object) != to {
+            patch = patch.put("/spec/template", to.clone());
         }
-        let mut marks = vec![(ATTEMPT, nonce.to_owned()), (REVISION, id.to_owned()), (TEMPLATE, hash(&to.template))];
-        if let (true, Some(applied)) = (back, &to.last_applied) {
-            marks.push((LAST_APPLIED, applied.clone()));
-        }
-        if object.pointer("/metadata/annotations").is_some_and(Value::is_object) {
-            for (name, value) in marks {
-                patch = patch.put(&format!("/metadata/annotations/{}", escaped(name)), json!(value));
-            }
-            patch
-        } else {
-            patch.put("/metadata/annotations", marks.into_iter().collect::<BTreeMap<_, _>>().into_iter().collect())
-        }
+        let more: Vec<_> = [(REVISION, id.to_owned())]
+            .into_iter()
+            .chain(applied.map(|applied| (LAST_APPLIED, applied.clone())))
+            .collect();
+        mark::signed(patch, object, "", nonce, to, &more)
     }
 
     /// The pod that an ordered StatefulSet waits for although it is of another template, if there is one.
@@ -291,6 +396,45 @@ impl Workload {
         }))
     }
 
+    /// Who is to be held off by us for as long as this object is rolled out.
+    fn flux(&self, object: &Value) -> Vec<Flux> {
+        if self.suspends_flux.is_some() { flux::of(&self.client, object, self) } else { Vec::new() }
+    }
+
+    /// What Flux, as far as we hold it off, makes of a look.
+    async fn with_flux(&self, goal: Goal, object: &Value, mut look: Observed) -> Result<Observed> {
+        let Some(says) = self.suspends_flux else { return Ok(look) };
+        let drifts = matches!(look.progress, Progress::Drifted(_));
+        let ends = look.progress == Progress::Reached && !matches!(goal, Goal::Split(_));
+        if !drifts && !ends {
+            return Ok(look);
+        }
+        for flux in self.flux(object) {
+            match flux.is_suspended_by_us().await {
+                Ok(false) => {}
+                Ok(true) if ends && says.agrees_with(goal) => {
+                    look.progress = Progress::Due(format!("resume {flux}").into());
+                }
+                Ok(true) if ends => {
+                    let by_hand = flux.by_hand();
+                    let why =
+                        format!("left over: {flux} is suspended, for its repository says something else; {by_hand}");
+                    look.not_restored.push(why.into());
+                }
+                Ok(true) => {
+                    if let Progress::Drifted(what) = &look.progress {
+                        let what = format!("{what}; {flux} is left suspended; {}", flux.by_hand());
+                        look.progress = Progress::Drifted(what.into());
+                    }
+                }
+                // Hands off in any case.
+                Err(_) if drifts => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(look)
+    }
+
     fn drifted(&self, object: &Value, what: &str) -> Progress {
         let who = last_writer(object).map_or_else(String::new, |who| format!("; last written by {who}"));
         Progress::Drifted(format!("{what}{who}").into())
@@ -307,6 +451,8 @@ impl std::fmt::Display for Workload {
 /// Both revisions of a change, unsealed.
 struct Pair {
     baseline: Snapshot,
+    /// The same with its configuration as copies, where that is another template.
+    restored: Option<Snapshot>,
     candidate: Snapshot,
 }
 
@@ -320,7 +466,13 @@ impl Pair {
                 ))
             })
         };
-        Ok(Self { baseline: open("baseline", &change.baseline)?, candidate: open("candidate", &change.candidate)? })
+        let (baseline, mut candidate) = (open("baseline", &change.baseline)?, open("candidate", &change.candidate)?);
+        // What was recorded as a baseline once, and is deployed again.
+        if let Some(copied) = candidate.with_copies() {
+            candidate = copied;
+        }
+        let restored = baseline.with_copies().filter(|restored| restored.template != candidate.template);
+        Ok(Self { baseline, restored, candidate })
     }
 
     const fn wanted(&self, goal: Goal) -> &Snapshot {
@@ -328,6 +480,25 @@ impl Pair {
             Goal::Baseline => &self.baseline,
             Goal::Split(_) | Goal::Candidate => &self.candidate,
         }
+    }
+
+    /// What a workload with this template shows, if it is of this change.
+    fn serves(&self, live: &Value) -> Option<Serves> {
+        if *live == self.candidate.template {
+            Some(Serves::Candidate)
+        } else {
+            self.is_wanted(live, Goal::Baseline).then_some(Serves::Baseline)
+        }
+    }
+
+    /// The baseline in the form that a workload with this template has it in.
+    fn recorded(&self, live: &Value) -> &Snapshot {
+        self.restored.as_ref().filter(|restored| restored.template == *live).unwrap_or(&self.baseline)
+    }
+
+    /// Whether a workload with this template is to keep it for this goal.
+    fn is_wanted(&self, live: &Value, goal: Goal) -> bool {
+        self.wanted(goal).template == *live || (goal == Goal::Baseline && self.recorded(live).template == *live)
     }
 }
 
@@ -353,12 +524,13 @@ impl DeploymentBackend for Workload {
             return Err(Error::new(ErrorKind::Mixed, format!("{self} serves more than one template: {why}")));
         }
         let template = template(&object);
-        let marked = annotation(&object, REVISION).filter(|_| annotation(&object, TEMPLATE) == Some(&hash(template)));
-        let mut configs = Vec::new();
-        for config in configs::of(template) {
-            configs.push(config.read(&self.client, &self.namespace).await?);
-        }
-        self.revision(marked, &object, template.clone(), configs, None)
+        let stood = stand(&object);
+        // The name means what was put there under it, and nothing that came later.
+        let marked = mark::noted(&object, "", REVISION).filter(|_| stood.is_as_written());
+        let (configs, copies) = self.copies_for(&mut template.clone(), false).await?;
+        let mut snapshot = Self::snapshot(&object, template.clone(), configs);
+        (snapshot.stood, snapshot.number, snapshot.copies) = (Some(stood), number_of(&object), copies);
+        Self::revision(marked, &snapshot)
     }
 
     async fn preflight(&self, change: &Change, _: &Plan) -> Result<Readiness> {
@@ -367,62 +539,30 @@ impl DeploymentBackend for Workload {
 
     async fn observe<'a>(&self, change: &Change, goal: Goal, last: Option<&'a Attempt>) -> Result<Observed> {
         let pair = Pair::of(change)?;
-        let object = match self.read().await {
+        if let Some(last) = last
+            && let Some(object) = self.heard(last).await
+        {
+            let look = self.look(&pair, goal, Some(last), &object).await?;
+            // What ends something, or is about to be written over, is worth a request.
+            match look.progress {
+                Progress::Underway(_) => return Ok(look),
+                Progress::Reached if matches!(goal, Goal::Split(_)) => return Ok(look),
+                _ => {}
+            }
+        }
+        match self.read().await {
             Err(e) if e.kind() == ErrorKind::NotFound => {
                 let version = Version::try_from("gone")?;
                 let why = format!("{self} was deleted");
-                return Ok(Observed::new(Progress::Drifted(why.into()), version));
+                Ok(Observed::new(Progress::Drifted(why.into()), version))
             }
-            object => object?,
-        };
-        let version = version(&object)?;
-        let landed = last.is_some_and(|last| annotation(&object, ATTEMPT) == Some(last.nonce.as_str()));
-        let live = template(&object);
-        if text(&object, "/metadata/uid") != pair.baseline.uid {
-            let progress = self.drifted(&object, &format!("{self} was deleted and made again"));
-            return Ok(Observed::new(progress, version).landed(landed));
-        }
-        let wanted = pair.wanted(goal);
-        let serves = if *live == pair.candidate.template {
-            Serves::Candidate
-        } else if *live == pair.baseline.template {
-            Serves::Baseline
-        } else {
-            let progress = self.drifted(&object, &format!("{self} has another pod template: {}", images_of(live)));
-            return Ok(Observed::new(progress, version).landed(landed));
-        };
-        let look = Observed::new(Progress::Reached, version).landed(landed);
-        if *live != wanted.template {
-            let what =
-                if goal == Goal::Baseline { "put the recorded template back" } else { "put the new template there" };
-            let seen = share(self.kind, &object, serves, convergence(self.kind, &object) == Convergence::Done);
-            return Ok(Observed { progress: Progress::Due(what.into()), ..self.with_share(look, seen) });
-        }
-        let stands = convergence(self.kind, &object);
-        let seen = share(self.kind, &object, serves, stands == Convergence::Done);
-        let progress = match stands {
-            Convergence::Done if goal.is_forward() && convergence::wanted(self.kind, &object) == 0 => {
-                Progress::Underway("it has no pods by now: nothing shows whether the candidate works".into())
+            object => {
+                let object = object?;
+                let look = self.look(&pair, goal, last, &object).await?;
+                // What an earlier rollout left suspended is no part of this one before it has done anything.
+                if last.is_some() { self.with_flux(goal, &object, look).await } else { Ok(look) }
             }
-            Convergence::Done => Progress::Reached,
-            // The controller's first status after the way back still has what it said of the candidate: a deadline that
-            // passed, pods that could not be made (observed on 1.20). The rollback has a deadline of its own.
-            Convergence::Failed(why) if goal == Goal::Baseline && convergence::never(self.kind, &object).is_none() => {
-                Progress::Underway(why.into())
-            }
-            Convergence::Failed(why) => Progress::Failed(why.into()),
-            Convergence::Working(why) => match self.stuck_pod(&object).await? {
-                Some(pod) if goal == Goal::Baseline => {
-                    Progress::Due(format!("delete pod {}", text(&pod, "/metadata/name")).into())
-                }
-                _ => Progress::Underway(why.into()),
-            },
-        };
-        let mut look = Observed { progress, ..self.with_share(look, seen) };
-        if goal == Goal::Baseline && look.progress == Progress::Reached {
-            look.not_restored = self.changed_configs(&pair.baseline).await?;
         }
-        Ok(look)
     }
 
     async fn shift(&self, change: &Change, goal: Goal, attempt: &Attempt) -> Result<()> {
@@ -435,27 +575,56 @@ impl DeploymentBackend for Workload {
             return Err(Error::new(ErrorKind::Unsupported, why));
         }
         let pair = Pair::of(change)?;
-        let to = pair.wanted(goal);
-        let id = if goal == Goal::Baseline { &change.baseline.id } else { &change.candidate.id };
+        let back = goal == Goal::Baseline;
+        let id = if back { &change.baseline.id } else { &change.candidate.id };
+        let wanted = pair.wanted(goal);
+        let applied = wanted.last_applied.as_ref().filter(|_| back);
         // The controller writes the status while pods come and go, and every write changes what ours is tested against;
         // what counts is that it is still the version that was looked at.
+        let mut suspended = Vec::new();
         for _ in 0..WRITES {
             let object = self.read().await?;
-            if version(&object)? != attempt.version || text(&object, "/metadata/uid") != pair.baseline.uid {
+            if stand(&object).version()? != attempt.version || text(&object, "/metadata/uid") != pair.baseline.uid {
+                // A late call must not leave behind what nobody takes back.
+                for flux in suspended {
+                    Flux::resume(&flux).await?;
+                }
                 return Err(Error::new(ErrorKind::Conflict, format!("{self} is not any more what was looked at")));
             }
-            let stuck = match goal == Goal::Baseline && *template(&object) == to.template {
-                true => self.stuck_pod(&object).await?,
-                false => None,
+            let live = template(&object);
+            let stays = pair.is_wanted(live, goal);
+            let to = match back {
+                _ if stays => live,
+                true => self.with_its_configuration(&pair).await,
+                false => &wanted.template,
             };
-            let patch = self.patch(&object, to, id.as_str(), attempt.nonce.as_str(), goal == Goal::Baseline);
+            if !back && !stays {
+                for flux in self.flux(&object) {
+                    if flux.suspend().await? {
+                        suspended.push(flux);
+                    }
+                }
+                self.make_copies(&pair, attempt.nonce.as_str()).await?;
+            }
+            let stuck = if back && stays { self.stuck_pod(&object).await? } else { None };
+            let patch = self.patch(&object, to, applied, id.as_str(), attempt.nonce.as_str());
             match self.write(&patch, Write::Real).await {
                 Err(e) if e.kind() == ErrorKind::Conflict => {}
                 Err(e) => return Err(e),
-                Ok(_) => {
+                Ok(after) => {
                     if let Some(pod) = stuck {
                         let (name, uid) = (text(&pod, "/metadata/name"), text(&pod, "/metadata/uid"));
                         self.client.delete(PODS, &self.namespace, name, uid).await?;
+                    }
+                    // Before the write: a new annotation is a new generation of a Deployment (observed on 1.20).
+                    let stands = convergence(self.kind, &object) == Convergence::Done;
+                    if stays && stands && self.suspends_flux.is_some_and(|says| says.agrees_with(goal)) {
+                        for flux in self.flux(&after) {
+                            flux.resume().await?;
+                        }
+                    }
+                    if !back && !stays && !self.carried.is_nothing() {
+                        self.clear_copies(&pair, &after).await;
                     }
                     return Ok(());
                 }
@@ -463,9 +632,68 @@ impl DeploymentBackend for Workload {
         }
         Err(Error::new(ErrorKind::Conflict, format!("{self} changes faster than it can be written")))
     }
+
+    fn attach(&self, wake: Wake) {
+        if let Some(watches) = &self.watches {
+            watches.namespace(&self.namespace).wake_on(self.kind, &self.name, wake);
+        }
+    }
 }
 
 impl Workload {
+    /// What this object, as it was read or heard of, says of the way to this goal.
+    async fn look(&self, pair: &Pair, goal: Goal, last: Option<&Attempt>, object: &Value) -> Result<Observed> {
+        let now = stand(object);
+        let version = now.version()?;
+        let landed = last.is_some_and(|last| now.nonce.as_deref() == Some(last.nonce.as_str()));
+        let live = template(object);
+        if text(object, "/metadata/uid") != pair.baseline.uid {
+            let progress = self.drifted(object, &format!("{self} was deleted and made again"));
+            return Ok(Observed::new(progress, version).landed(landed));
+        }
+        let Some(serves) = pair.serves(live) else {
+            let progress = self.drifted(object, &format!("{self} has another pod template: {}", images_of(live)));
+            return Ok(Observed::new(progress, version).landed(landed));
+        };
+        // One of the two templates, but by somebody else's hand: undone, or done again.
+        let undone = last.is_some() && pair.baseline.is_there_again(object, &now);
+        if undone || pair.baseline.stood.as_ref().is_some_and(|stood| !now.is_ours(stood)) {
+            let progress = self.drifted(object, &format!("{self} was given {} again", images_of(live)));
+            return Ok(Observed::new(progress, version).landed(landed));
+        }
+        let look = Observed::new(Progress::Reached, version).landed(landed);
+        if !pair.is_wanted(live, goal) {
+            let what =
+                if goal == Goal::Baseline { "put the recorded template back" } else { "put the new template there" };
+            let seen = share(self.kind, object, serves, convergence(self.kind, object) == Convergence::Done);
+            return Ok(Observed { progress: Progress::Due(what.into()), ..self.with_share(look, seen) });
+        }
+        let stands = convergence(self.kind, object);
+        let seen = share(self.kind, object, serves, stands == Convergence::Done);
+        let progress = match stands {
+            Convergence::Done if goal.is_forward() && convergence::wanted(self.kind, object) == 0 => {
+                Progress::Underway("it has no pods by now: nothing shows whether the candidate works".into())
+            }
+            Convergence::Done => Progress::Reached,
+            // The controller's first status after the way back still has what it said of the candidate: a deadline that
+            // passed, pods that could not be made (observed on 1.20). The rollback has a deadline of its own.
+            Convergence::Failed(why) if goal == Goal::Baseline && convergence::never(self.kind, object).is_none() => {
+                Progress::Underway(why.into())
+            }
+            Convergence::Failed(why) => Progress::Failed(why.into()),
+            Convergence::Working(why) if goal == Goal::Baseline => match self.stuck_pod(object).await? {
+                Some(pod) => Progress::Due(format!("delete pod {}", text(&pod, "/metadata/name")).into()),
+                None => Progress::Underway(why.into()),
+            },
+            Convergence::Working(why) => Progress::Underway(why.into()),
+        };
+        let mut look = Observed { progress, ..self.with_share(look, seen) };
+        if goal == Goal::Baseline && look.progress == Progress::Reached {
+            look.not_restored = self.changed_configs(pair.recorded(live)).await?;
+        }
+        Ok(look)
+    }
+
     fn with_share(&self, mut look: Observed, share: Option<Weight>) -> Observed {
         let serves = match share.map(Weight::percent) {
             Some(0) => Serves::Baseline,
@@ -507,9 +735,23 @@ fn share(kind: Kind, object: &Value, serves: Serves, done: bool) -> Option<Weigh
     Weight::try_from(u8::try_from(percent).ok()?).ok()
 }
 
-fn version(object: &Value) -> Result<Version> {
-    let nonce = annotation(object, ATTEMPT).unwrap_or("-");
-    Version::try_from(format!("{}/{}/{nonce}", text(object, "/metadata/uid"), hash(template(object))))
+impl Snapshot {
+    /// Whether something else was there in between, by the controller's number: `kubectl rollout undo` brings back the
+    /// annotations of that time too, and with them what we had left.
+    fn is_there_again(&self, object: &Value, now: &Stand) -> bool {
+        self.stood.as_ref().is_some_and(|stood| stood.nonce == now.nonce)
+            && matches!((self.number, number_of(object)), (Some(then), Some(now)) if now > then)
+    }
+}
+
+/// How a workload stands: its template counts.
+fn stand(object: &Value) -> Stand {
+    Stand::of(object, "", template(object))
+}
+
+/// The number that a Deployment's controller gives a template when it takes it up, rising each time.
+fn number_of(object: &Value) -> Option<u64> {
+    annotation(object, "deployment.kubernetes.io/revision")?.parse().ok()
 }
 
 fn template(object: &Value) -> &Value {
@@ -598,8 +840,5 @@ pub(crate) const WRITES: usize = 5;
 
 /// The nonce of the last attempt.
 pub(crate) const ATTEMPT: &str = "rollback.rs/attempt";
-/// What the template was called when it was put there, and its hash, without which the name means nothing.
-const REVISION: &str = "rollback.rs/revision";
-const TEMPLATE: &str = "rollback.rs/template";
 /// What `kubectl apply` compares with.
-const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+pub(crate) const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";

@@ -1,10 +1,11 @@
 //! What is kept of the objects that are watched.
 
 use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::Value;
 
 use crate::{
     gate::pod::{Owner, Pod, wire},
-    workload::{ATTEMPT, Kind},
+    workload::{ATTEMPT, Kind, LAST_APPLIED},
 };
 
 /// An object that can be watched.
@@ -84,8 +85,8 @@ impl Kept for Set {
 }
 
 /// A Deployment, StatefulSet or DaemonSet.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(from = "WorkloadWire")]
+#[derive(Clone, Deserialize)]
+#[serde(try_from = "Value")]
 pub(crate) struct Workload {
     name: Box<str>,
     version: Box<str>,
@@ -99,6 +100,9 @@ pub(crate) struct Workload {
     pub(crate) conditions: Box<[Condition]>,
     /// The attempt that changed it last.
     pub(crate) nonce: Option<Box<str>>,
+    /// All of it that a look at it needs, as text, which takes less than values do. It may hold what is private,
+    /// so nothing prints it.
+    object: Box<str>,
 }
 
 /// A condition in a status.
@@ -126,9 +130,19 @@ struct StatusWire {
     conditions: Option<Vec<wire::Condition>>,
 }
 
-impl From<WorkloadWire> for Workload {
-    fn from(workload: WorkloadWire) -> Self {
-        let WorkloadWire { metadata, status } = workload;
+impl TryFrom<Value> for Workload {
+    type Error = serde_json::Error;
+
+    fn try_from(mut object: Value) -> Result<Self, serde_json::Error> {
+        // Who wrote it last is wanted, and which fields it was is most of what is there.
+        for entry in object.pointer_mut("/metadata/managedFields").and_then(Value::as_array_mut).into_iter().flatten() {
+            entry.as_object_mut().map(|entry| entry.remove("fieldsV1"));
+        }
+        if let Some(annotations) = object.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut) {
+            annotations.remove(LAST_APPLIED);
+        }
+        let text = object.to_string().into();
+        let WorkloadWire { metadata, status } = serde_json::from_value(object)?;
         let condition = |c: wire::Condition| Condition {
             is_true: c.status == "True",
             is_false: c.status == "False",
@@ -136,7 +150,7 @@ impl From<WorkloadWire> for Workload {
             reason: c.reason.unwrap_or_default().into(),
             message: c.message.unwrap_or_default().into(),
         };
-        Self {
+        Ok(Self {
             observed: metadata.generation.is_some_and(|generation| status.observed_generation >= generation),
             revision: metadata.annotation(REVISION).and_then(|text| text.parse().ok()),
             update_revision: status.update_revision.map(Into::into),
@@ -145,7 +159,15 @@ impl From<WorkloadWire> for Workload {
             name: metadata.name.into(),
             version: metadata.resource_version.into(),
             uid: metadata.uid.into(),
-        }
+            object: text,
+        })
+    }
+}
+
+impl Workload {
+    /// The object, without what no look at it needs: what `kubectl apply` left, and whose field is whose.
+    pub(crate) fn object(&self) -> Value {
+        serde_json::from_str(&self.object).expect("it was JSON before")
     }
 }
 
@@ -159,9 +181,9 @@ impl Kept for Workload {
     fn owner(&self) -> Option<&Owner> {
         None
     }
+    /// Its controller writes when a count changes, and a count may be the last that was waited for.
     fn is_news_after(&self, old: &Self) -> bool {
-        (self.observed, &self.revision, &self.nonce, &self.conditions, &self.update_revision)
-            != (old.observed, &old.revision, &old.nonce, &old.conditions, &old.update_revision)
+        self.version != old.version
     }
 }
 

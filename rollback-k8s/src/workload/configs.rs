@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::hash;
 use crate::{
     Client,
-    object::{CONFIG_MAPS, SECRETS, text},
+    object::{CONFIG_MAPS, Resource, SECRETS, text},
 };
 
 /// A ConfigMap or Secret by name, and a mark by which a change is seen.
@@ -18,13 +18,13 @@ use crate::{
 /// would give the secret away.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) struct Config {
-    secret: bool,
-    name: String,
+    pub(super) secret: bool,
+    pub(super) name: String,
     /// The pods start without it.
-    optional: bool,
+    pub(super) optional: bool,
     /// None: not read, or not there, or we may not read it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    mark: Option<String>,
+    pub(super) mark: Option<String>,
 }
 
 /// Whether something that pods name is there.
@@ -40,24 +40,35 @@ impl Config {
         !self.optional
     }
 
+    pub(super) const fn resource(&self) -> Resource {
+        if self.secret { SECRETS } else { CONFIG_MAPS }
+    }
+
     /// The same, with the mark that it has now.
     pub(super) async fn read(&self, client: &Client, namespace: &str) -> Result<Self> {
-        let resource = if self.secret { SECRETS } else { CONFIG_MAPS };
-        let found = match client.find(resource, namespace, &self.name).await {
+        Ok(self.as_in(self.find(client, namespace).await?.as_ref()))
+    }
+
+    /// The object, unless it is not there or may not be seen.
+    pub(super) async fn find(&self, client: &Client, namespace: &str) -> Result<Option<Value>> {
+        match client.find(self.resource(), namespace, &self.name).await {
             // Without the right to see it its changes are not seen either; preflight has said so.
-            Err(e) if e.kind() == ErrorKind::Denied => None,
-            found => found?,
-        };
-        let mark = found.map(|object| match self.secret {
-            true => format!("{}/{}", text(&object, "/metadata/uid"), text(&object, "/metadata/resourceVersion")),
+            Err(e) if e.kind() == ErrorKind::Denied => Ok(None),
+            found => found,
+        }
+    }
+
+    /// The same, with the mark that this object gives it.
+    pub(super) fn as_in(&self, object: Option<&Value>) -> Self {
+        let mark = object.map(|object| match self.secret {
+            true => format!("{}/{}", text(object, "/metadata/uid"), text(object, "/metadata/resourceVersion")),
             false => hash(&Value::Array(vec![object["data"].clone(), object["binaryData"].clone()])),
         });
-        Ok(Self { mark, ..self.clone() })
+        Self { mark, ..self.clone() }
     }
 
     pub(super) async fn is_there(&self, client: &Client, namespace: &str) -> Result<There> {
-        let resource = if self.secret { SECRETS } else { CONFIG_MAPS };
-        match client.find(resource, namespace, &self.name).await {
+        match client.find(self.resource(), namespace, &self.name).await {
             Err(e) if e.kind() == ErrorKind::Denied => Ok(There::Hidden),
             found => Ok(if found?.is_some() { There::Yes } else { There::No }),
         }
@@ -71,41 +82,61 @@ impl fmt::Display for Config {
     }
 }
 
-/// All that this template names: volumes, projected volumes, environments, single variables, credentials of registries.
-pub(super) fn of(template: &Value) -> BTreeSet<Config> {
-    let mut found: BTreeSet<Config> = BTreeSet::new();
-    let mut add = |secret: bool, name: &str, at: &Value| {
-        if !name.is_empty() {
-            let optional = at.pointer("/optional").and_then(Value::as_bool) == Some(true);
-            found.insert(Config { secret, name: name.into(), optional, mark: None });
+/// One place of a template that names a ConfigMap or a Secret.
+pub(super) struct Use<'t> {
+    pub(super) secret: bool,
+    pub(super) name: &'t mut String,
+    pub(super) optional: bool,
+    /// It is what the node asks a registry with.
+    pub(super) pulls: bool,
+}
+
+/// Goes through all that this template, or pod, names: volumes, projected volumes, environments, single variables,
+/// credentials of registries.
+pub(super) fn visit(template: &mut Value, mut see: impl FnMut(Use<'_>)) {
+    fn list<'a>(at: &'a mut Value, pointer: &str) -> impl Iterator<Item = &'a mut Value> + use<'a> {
+        at.pointer_mut(pointer).and_then(Value::as_array_mut).into_iter().flatten()
+    }
+    let mut named = |secret: bool, pulls: bool, at: Option<&mut Value>, key: &str| {
+        let Some(at) = at else { return };
+        // Pods start without the credentials of a registry when the image needs none.
+        let optional = pulls || at["optional"] == true;
+        if let Some(Value::String(name)) = at.get_mut(key)
+            && !name.is_empty()
+        {
+            see(Use { secret, name, optional, pulls });
         }
     };
-    fn list<'a>(at: &'a Value, pointer: &str) -> impl Iterator<Item = &'a Value> + use<'a> {
-        at.pointer(pointer).and_then(Value::as_array).into_iter().flatten()
-    }
     for volume in list(template, "/spec/volumes") {
-        add(false, text(volume, "/configMap/name"), &volume["configMap"]);
-        add(true, text(volume, "/secret/secretName"), &volume["secret"]);
+        named(false, false, volume.get_mut("configMap"), "name");
+        named(true, false, volume.get_mut("secret"), "secretName");
         for source in list(volume, "/projected/sources") {
-            add(false, text(source, "/configMap/name"), &source["configMap"]);
-            add(true, text(source, "/secret/name"), &source["secret"]);
+            named(false, false, source.get_mut("configMap"), "name");
+            named(true, false, source.get_mut("secret"), "name");
         }
     }
-    for container in super::containers(template) {
+    for container in super::containers_mut(template) {
         for from in list(container, "/envFrom") {
-            add(false, text(from, "/configMapRef/name"), &from["configMapRef"]);
-            add(true, text(from, "/secretRef/name"), &from["secretRef"]);
+            named(false, false, from.get_mut("configMapRef"), "name");
+            named(true, false, from.get_mut("secretRef"), "name");
         }
         for variable in list(container, "/env") {
-            let from = &variable["valueFrom"];
-            add(false, text(from, "/configMapKeyRef/name"), &from["configMapKeyRef"]);
-            add(true, text(from, "/secretKeyRef/name"), &from["secretKeyRef"]);
+            named(false, false, variable.pointer_mut("/valueFrom/configMapKeyRef"), "name");
+            named(true, false, variable.pointer_mut("/valueFrom/secretKeyRef"), "name");
         }
     }
-    // Pods start without these when the image needs none.
     for secret in list(template, "/spec/imagePullSecrets") {
-        found.insert(Config { secret: true, name: text(secret, "/name").into(), optional: true, mark: None });
+        named(true, true, Some(secret), "name");
     }
+}
+
+/// All that this template names.
+pub(super) fn of(template: &Value) -> BTreeSet<Config> {
+    let mut found: BTreeSet<Config> = BTreeSet::new();
+    visit(&mut template.clone(), |at| {
+        let (secret, optional) = (at.secret, at.optional);
+        found.insert(Config { secret, name: at.name.clone(), optional, mark: None });
+    });
     found
 }
 

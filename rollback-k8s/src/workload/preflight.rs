@@ -9,8 +9,12 @@ use rollback_core::{
 };
 use serde_json::Value;
 
-use super::{Kind, Pair, Workload, annotation, configs, configs::There, convergence, hash, template};
-use crate::object::{AUTOSCALERS, Write, map, text};
+use super::{
+    Kind, Pair, Workload, annotation, configs,
+    configs::{Config, There},
+    convergence, hash, room, template,
+};
+use crate::object::{AUTOSCALERS, LIMIT_RANGES, RESOURCE_QUOTAS, Write, map, text};
 
 impl Workload {
     pub(super) async fn prove(&self, change: &Change, pair: &Pair) -> Result<Readiness> {
@@ -41,7 +45,8 @@ impl Workload {
         }
         for right in self.rights() {
             let of_this_one = right.resource == self.kind.resource().plural;
-            let optional = ["configmaps", "secrets", "horizontalpodautoscalers"].contains(&right.resource);
+            let only_looks = right.verbs.iter().all(|verb| ["get", "list", "watch"].contains(verb));
+            let optional = only_looks && !(of_this_one && right.verbs == ["get"]);
             let found = right.prove(
                 &self.client,
                 &self.namespace,
@@ -68,8 +73,26 @@ impl Workload {
         if ready.refused.is_empty() {
             ready = self.try_out(change, pair, &object, ready).await?;
         }
-        ready = owner(&object, self, self.despite_gitops.as_ref(), ready);
+        let flux = self.flux(&object);
+        match self.suspends_flux {
+            // Flux may be held off by us; Argo CD may not.
+            Some(says) if !flux.is_empty() && gitops(&object).is_none_or(|owner| !owner.starts_with("Argo")) => {
+                for flux in flux {
+                    ready = flux.prove(says, ready).await?;
+                }
+            }
+            _ => ready = owner(&object, self, self.despite_gitops.as_ref(), ready),
+        }
         ready = self.scaler(ready).await?;
+        ready = self.room(pair, &object, ready).await?;
+        // As the API server fills it in.
+        ready = match object.pointer("/spec/revisionHistoryLimit").and_then(Value::as_i64).unwrap_or(10) {
+            0 => ready.not_provable(
+                "that kubectl rollout undo finds a way back by hand: no history is kept (revisionHistoryLimit is 0), and \
+                 the recorded template is in this record alone",
+            ),
+            kept => ready.proved(format!("the last {kept} templates are kept for kubectl rollout undo too")),
+        };
         ready = self.configuration(pair, ready).await?;
         if self.kind == Kind::StatefulSet
             && text(&object, "/spec/podManagementPolicy") != "Parallel"
@@ -86,13 +109,23 @@ impl Workload {
     /// Both ways, carried out by the API server with admission and validation, and not kept.
     async fn try_out(&self, change: &Change, pair: &Pair, object: &Value, ready: Readiness) -> Result<Readiness> {
         let mut ready = ready;
-        for (to, id, back) in
-            [(&pair.candidate, &change.candidate.id, false), (&pair.baseline, &change.baseline.id, true)]
-        {
-            let what = if back { "the recorded template" } else { "the candidate's template" };
-            let patch = self.patch(object, to, id.as_str(), "tried out", back);
+        let (there, recorded) = (&pair.candidate.template, &pair.baseline.template);
+        let ways = [
+            (Some(there), &change.candidate.id, "the candidate's template", false),
+            (Some(recorded), &change.baseline.id, "the recorded template", true),
+            (
+                pair.restored.as_ref().map(|restored| &restored.template),
+                &change.baseline.id,
+                "the recorded template with its configuration",
+                true,
+            ),
+        ];
+        for (to, id, what, back) in ways {
+            let Some(to) = to else { continue };
+            let applied = pair.baseline.last_applied.as_ref().filter(|_| back);
+            let patch = self.patch(object, to, applied, id.as_str(), "tried out");
             match self.write(&patch, Write::Dry).await {
-                Ok(after) if *template(&after) == to.template => {
+                Ok(after) if template(&after) == to => {
                     ready = ready.proved(format!("the API server accepts {what} (dry run)"));
                 }
                 Ok(_) => {
@@ -135,8 +168,42 @@ impl Workload {
         })
     }
 
+    /// Whether the quotas and limits of the namespace let the pods in, on both ways.
+    async fn room(&self, pair: &Pair, object: &Value, mut ready: Readiness) -> Result<Readiness> {
+        let mut lists = Vec::new();
+        for resource in [RESOURCE_QUOTAS, LIMIT_RANGES] {
+            lists.push(match self.client.list(resource, &self.namespace, "").await {
+                // Said already, with the rights.
+                Err(e) if e.kind() == ErrorKind::Denied => return Ok(ready),
+                list => list?,
+            });
+        }
+        let [quotas, ranges] = &*lists else { return Ok(ready) };
+        let (old, new) = (&pair.baseline.template, &pair.candidate.template);
+        for why in room::refused(new, ranges) {
+            ready = ready.refused(format!("the candidate's pods would be refused: {why}"));
+        }
+        for why in room::refused(old, ranges) {
+            ready = ready.no_way_back(format!("the baseline's pods would be refused: {why}"));
+        }
+        let (pods, surge) = (convergence::wanted(self.kind, object), room::surge(self.kind, object));
+        let found = room::room(old, new, pods, surge, quotas, ranges);
+        if found.short.is_empty() && found.unknown.is_empty() && !quotas.is_empty() {
+            ready = ready.proved(format!("the quotas of {} leave room for the change", self.namespace));
+        }
+        for why in found.short {
+            ready = ready.refused(why);
+        }
+        for quota in found.unknown {
+            ready = ready.not_provable(format!("that ResourceQuota {quota} leaves room: it is for some pods only"));
+        }
+        Ok(ready)
+    }
+
     async fn configuration(&self, pair: &Pair, mut ready: Readiness) -> Result<Readiness> {
-        for config in configs::of(&pair.candidate.template) {
+        ready = self.try_copies(pair, ready).await?;
+        let copied = |config: &Config| pair.candidate.copies.iter().any(|it| it.to == config.name);
+        for config in configs::of(&pair.candidate.template).into_iter().filter(|config| !copied(config)) {
             ready = match config.is_there(&self.client, &self.namespace).await? {
                 There::Yes => ready.proved(format!("{config} is there")),
                 There::No if config.is_needed() => ready.refused(format!(
@@ -148,6 +215,14 @@ impl Workload {
             };
         }
         for config in &pair.baseline.configs {
+            if pair.baseline.copies.iter().any(|it| (it.of.secret, &it.of.name) == (config.secret, &config.name)) {
+                continue;
+            }
+            let found = config.find(&self.client, &self.namespace).await?;
+            if found.is_some_and(|found| self.original_of(&found).is_some()) {
+                ready = ready.proved(format!("{config} is a copy that cannot change"));
+                continue;
+            }
             ready = ready.not_restored(format!("what {config} holds: it is no part of the revision"));
         }
         Ok(ready)
@@ -163,7 +238,7 @@ pub(crate) fn owner(object: &Value, what: &dyn Display, despite: Option<&Note>, 
         Some(why) => ready.not_provable(format!("{owner} owns {what}, and may undo what is done here; allowed: {why}")),
         None => ready.refused(format!(
             "{owner} owns {what} and would undo what is done here: release by its repository, or suspend it and say so \
-             with despite_gitops"
+             with despite_gitops; a Workload can suspend Flux itself, with suspend_flux"
         )),
     }
 }

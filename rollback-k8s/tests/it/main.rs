@@ -1,5 +1,7 @@
 //! Backends, gates and store, on an API server in memory and on a real one, and over a line that is ill.
 
+mod configuration;
+mod flux;
 mod gates;
 mod kubectl;
 mod line;
@@ -8,6 +10,7 @@ mod place;
 mod real;
 mod replicas;
 mod rollouts;
+mod room;
 mod route;
 mod service;
 mod store;

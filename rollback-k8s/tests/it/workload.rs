@@ -8,18 +8,18 @@ use rollback_core::{
     backend::DeploymentBackend,
     engine::{Engine, NewRollout, Outcome, Target},
     gate::Policy,
-    model::Revision,
+    model::{Goal, Revision, Weight},
     plan::{Deadlines, Plan},
     state::{Cause, Refusal, State},
     store::Memory,
     testing::{
-        backend::{self, Bench, Outcome as Kept},
+        backend::{self, Bench, Driver, Outcome as Kept},
         gates::Scripted,
         sweep::{Scenario, Sweep},
     },
 };
 use rollback_k8s::{
-    Workload,
+    Watches, Workload,
     testing::{Cluster, Fault},
     workload::Kind,
 };
@@ -27,14 +27,16 @@ use serde_json::{Value, json};
 
 use crate::support::cluster::{self, bad, deployment, good};
 
-/// A workload in memory, and the candidate that was made for it once.
-struct Scene {
-    cluster: Cluster,
-    kind: Kind,
-    candidate: Revision,
+/// A workload in memory, the candidate that was made for it once, and how a process gets at it.
+pub(crate) struct Scene {
+    pub(crate) cluster: Cluster,
+    pub(crate) kind: Kind,
+    pub(crate) manifest: Value,
+    pub(crate) candidate: Revision,
+    pub(crate) connect: fn(&Cluster, Kind) -> Workload,
 }
 
-fn manifest(kind: Kind) -> Value {
+pub(crate) fn manifest(kind: Kind) -> Value {
     let mut object = deployment("web", "shop:1");
     object["kind"] = json!(format!("{kind:?}"));
     if kind == Kind::DaemonSet {
@@ -45,29 +47,33 @@ fn manifest(kind: Kind) -> Value {
 }
 
 impl Scene {
-    async fn new(kind: Kind) -> Self {
+    pub(crate) async fn new(kind: Kind) -> Self {
         let cluster = Cluster::new();
         let uid = cluster.put(&manifest(kind))["metadata"]["uid"].clone();
         let candidate = workload(&cluster, kind).images([("web", "shop:2")]).await.unwrap();
         assert_eq!(uid, json!("uid-1"));
-        Self { cluster, kind, candidate }
+        Self { cluster, kind, manifest: manifest(kind), candidate, connect: workload }
     }
 }
 
-fn workload(cluster: &Cluster, kind: Kind) -> Workload {
+pub(crate) fn workload(cluster: &Cluster, kind: Kind) -> Workload {
     Workload::new(&cluster.client(), kind, "default", "web").unwrap()
+}
+
+fn watched(cluster: &Cluster, kind: Kind) -> Workload {
+    workload(cluster, kind).watched_by(&Watches::new(&cluster.client()))
 }
 
 #[async_trait]
 impl Bench for Scene {
     async fn reset(&self) {
         // The same object throughout: the candidate was made for it.
-        self.cluster.put(&manifest(self.kind));
+        self.cluster.put(&self.manifest);
         tokio::time::sleep(Duration::from_secs(2)).await;
     }
 
     async fn connect(&self) -> Arc<dyn DeploymentBackend> {
-        Arc::new(workload(&self.cluster, self.kind))
+        Arc::new((self.connect)(&self.cluster, self.kind))
     }
 
     fn candidate(&self) -> Revision {
@@ -79,7 +85,7 @@ impl Bench for Scene {
     }
 
     async fn drift(&self) -> bool {
-        let mut object = manifest(self.kind);
+        let mut object = self.manifest.clone();
         object["spec"]["template"]["spec"]["containers"][0]["image"] = json!("shop:somebody-elses");
         self.cluster.put(&object);
         true
@@ -111,12 +117,80 @@ async fn every_disturbance_is_got_over() {
     eprintln!("Deployment: {}", sweep.all().await);
 }
 
-async fn roll_out(backend: Workload, candidate: Revision, bad: bool) -> Outcome {
-    let gate = if bad {
-        Scripted::unhealthy_from("errors", rollback_core::model::Weight::ALL)
-    } else {
-        Scripted::healthy("errors")
-    };
+#[tokio::test(start_paused = true)]
+async fn every_kind_keeps_every_promise_by_watch() {
+    for kind in [Kind::Deployment, Kind::StatefulSet, Kind::DaemonSet] {
+        let scene = Scene { connect: watched, ..Scene::new(kind).await };
+        backend::all(&scene).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_disturbance_is_got_over_by_watch() {
+    let scene = Scene { connect: watched, ..Scene::new(Kind::Deployment).await };
+    let mut scenarios = Scenario::ready_made(&scene).await;
+    scenarios.retain(|it| !matches!(it.name(), "canary" | "bad canary"));
+    eprintln!("Deployment, by watch: {}", Sweep::of(&scene).scenarios(scenarios).all().await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_lags_hides_nothing_that_was_written() {
+    let scene = Scene { connect: watched, ..Scene::new(Kind::Deployment).await };
+    let mut driver = Driver::new(&scene).await;
+    let all = Goal::Split(Weight::ALL);
+    driver.drive(all).await;
+    let before = driver.look(all).await;
+    // From now on the watch hears nothing for 3 s.
+    let watches = || scene.cluster.requests().iter().filter(|line| line.contains("watch=true")).count();
+    let begun = watches();
+    scene.cluster.fault("watch=true", 1, Fault::Hang);
+    while watches() == begun {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let attempt = driver.save(all, &before.version);
+    driver.send(&attempt).await.unwrap();
+    let look = driver.look(all).await;
+    assert!(look.landed && look.version != before.version, "{look:?}");
+}
+
+/// What is asked of the API server in a minute while so many workloads bake.
+async fn asked_in_a_minute(count: usize) -> Vec<String> {
+    let cluster = Cluster::new();
+    let watches = Watches::new(&cluster.client());
+    let engine = Engine::new(Memory::new()).unwrap();
+    let mut handles = Vec::new();
+    for number in 0..count {
+        let name = format!("web-{number}");
+        cluster.put(&deployment(&name, "shop:1"));
+        let web = Workload::deployment(&cluster.client(), "default", &name).unwrap().watched_by(&watches);
+        let candidate = web.images([("web", "shop:2")]).await.unwrap();
+        let target = Target::new(&name, web).unwrap();
+        engine.register(target.look_every(Duration::from_millis(500), Duration::from_secs(1))).unwrap();
+        let plan = Plan::all_at_once(Duration::from_secs(600)).unwrap();
+        handles.push(engine.start(NewRollout::new(&name, candidate, plan).unwrap()).await.unwrap());
+    }
+    for handle in &mut handles {
+        while !matches!(handle.status().state, State::Baking { .. }) {
+            handle.changed().await.expect("it bakes before it ends");
+        }
+    }
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let before = cluster.requests().len();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    cluster.requests().split_off(before)
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_number_of_steady_requests_does_not_grow_with_the_number_of_rollouts() {
+    let (one, many) = (asked_in_a_minute(1).await, asked_in_a_minute(20).await);
+    let steady = |asked: &[String]| asked.iter().filter(|line| !line.contains("watch=true")).count();
+    assert_eq!((steady(&one), steady(&many)), (0, 0), "{one:?}, {many:?}");
+    // A watch of 10 s, begun again and again.
+    assert!(one.len() <= 7 && many.len() <= 7, "{one:?}, {many:?}");
+}
+
+pub(crate) async fn roll_out(backend: Workload, candidate: Revision, bad: bool) -> Outcome {
+    let gate = if bad { Scripted::unhealthy_from("errors", Weight::ALL) } else { Scripted::healthy("errors") };
     let engine = Engine::new(Memory::new()).unwrap();
     let target = Target::new("web", backend).unwrap().gate(gate, Policy::default().every(Duration::from_millis(100)));
     engine.register(target.look_every(Duration::from_millis(200), Duration::from_millis(500))).unwrap();
@@ -126,8 +200,8 @@ async fn roll_out(backend: Workload, candidate: Revision, bad: bool) -> Outcome 
     outcome
 }
 
-async fn refused(cluster: &Cluster, candidate: Revision) -> String {
-    let outcome = roll_out(workload(cluster, Kind::Deployment), candidate, false).await;
+pub(crate) async fn refused(backend: Workload, candidate: Revision) -> String {
+    let outcome = roll_out(backend, candidate, false).await;
     match &outcome.rollout.state {
         State::Refused { why: Refusal::NotReady { why } } => why.to_string(),
         _ => panic!("{outcome}"),
@@ -174,7 +248,7 @@ async fn what_speaks_against_the_start_is_said_before_anything_changes() {
             assert_eq!(outcome.rollout.state, State::Promoted, "{outcome}");
             continue;
         }
-        let said = refused(&cluster, candidate).await;
+        let said = refused(workload(&cluster, Kind::Deployment), candidate).await;
         assert!(said.contains(why), "{what}: {said}");
         let writes = |line: &String| line.starts_with("PATCH") && !line.contains("dryRun=All");
         assert_eq!(cluster.requests().iter().find(|line| writes(line)), None, "{what}");
@@ -188,7 +262,7 @@ async fn missing_rights_are_named_and_so_is_what_admission_refuses() {
     let web = workload(&cluster, Kind::Deployment);
     let good = web.images([("web", "shop:2")]).await.unwrap();
     let refused_image = web.images([("web", "forbidden-by-admission:2")]).await.unwrap();
-    let said = refused(&cluster, refused_image).await;
+    let said = refused(workload(&cluster, Kind::Deployment), refused_image).await;
     assert!(said.contains("admission webhook") && said.contains("not from our registry"), "{said}");
     let unknown = web.images([("wbe", "shop:2")]).await.unwrap_err();
     assert_eq!(unknown.kind(), ErrorKind::Invalid);
@@ -197,7 +271,7 @@ async fn missing_rights_are_named_and_so_is_what_admission_refuses() {
     assert_eq!(nobody.images([("web", "shop:2")]).await.unwrap_err().kind(), ErrorKind::NotFound);
 
     cluster.deny("patch", "deployments");
-    let said = refused(&cluster, good).await;
+    let said = refused(workload(&cluster, Kind::Deployment), good).await;
     assert!(said.contains("may not patch deployments.apps in namespace default"), "{said}");
     let role = web.role("deploy-guard").unwrap();
     assert!(role.contains(r#"- {apiGroups: ["apps"], resources: [deployments], verbs: [get, patch]}"#), "{role}");
@@ -212,7 +286,7 @@ async fn a_template_that_changed_under_the_candidate_is_not_undone() {
     object["spec"]["template"]["spec"]["containers"][0]["env"] = json!([{"name": "NEW", "value": "1"}]);
     cluster.put(&object);
     tokio::time::sleep(Duration::from_secs(2)).await;
-    let said = refused(&cluster, candidate).await;
+    let said = refused(workload(&cluster, Kind::Deployment), candidate).await;
     assert!(said.contains("has changed since the candidate was made"), "{said}");
 }
 
@@ -236,6 +310,27 @@ async fn somebody_elses_edit_in_the_middle_is_drift_and_hands_stay_off() {
     let image =
         cluster.get("deployments", "web").unwrap()["spec"]["template"]["spec"]["containers"][0]["image"].clone();
     assert_eq!(image, "shop:3");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_undone_by_hand_on_the_way_is_not_done_again() {
+    let cluster = Cluster::new();
+    cluster.put(&manifest(Kind::Deployment));
+    cluster.pods_take(Duration::from_secs(20));
+    let web = workload(&cluster, Kind::Deployment);
+    let candidate = web.images([("web", "shop:2")]).await.unwrap();
+    let rolling = tokio::spawn(roll_out(web, candidate, false));
+    let image = |object: &Value| object["spec"]["template"]["spec"]["containers"][0]["image"].clone();
+    while image(&cluster.get("deployments", "web").unwrap()) != "shop:2" {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let mut object = cluster.get("deployments", "web").unwrap();
+    object["spec"]["template"]["spec"]["containers"][0]["image"] = json!("shop:1");
+    cluster.put(&object);
+    let outcome = rolling.await.unwrap();
+    assert!(matches!(outcome.rollout.state, State::Abandoned { .. }), "{outcome}");
+    assert!(outcome.to_string().contains("was given web=shop:1 again"), "{outcome}");
+    assert_eq!(image(&cluster.get("deployments", "web").unwrap()), "shop:1");
 }
 
 #[tokio::test(start_paused = true)]
@@ -333,4 +428,49 @@ async fn a_real_deployment_is_promoted_and_a_bad_one_is_brought_back() {
         (applied["image"].take(), applied["env"].take()),
         (json!(good(3)), json!([{"name": "A", "value": "1"}]))
     );
+}
+
+/// `kubectl rollout undo` brings back the annotations of the old template too, our own among them.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_kubectl_undid_on_the_way_is_not_done_again() {
+    let Some(space) = cluster::namespace().await else { return };
+    space.apply(&deployment("web", &good(1)));
+    space.kubectl(&["rollout", "status", "deployment/web", "--timeout=60s"]);
+    let web = Workload::deployment(&space.client, &space.name, "web").unwrap();
+    let candidate = web.images([("web", bad())]).await.unwrap();
+    let engine = Engine::new(Memory::new()).unwrap();
+    let target = Target::new("web", web).unwrap();
+    engine.register(target.look_every(Duration::from_millis(200), Duration::from_secs(1))).unwrap();
+    let plan = Plan::all_at_once(Duration::from_secs(1)).unwrap();
+    let handle = engine.start(NewRollout::new("web", candidate, plan).unwrap()).await.unwrap();
+    let numbered = |object: &Value| object["metadata"]["annotations"]["deployment.kubernetes.io/revision"] == "2";
+    while !numbered(&space.get("deployment", "web")) {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    space.kubectl(&["rollout", "undo", "deployment/web"]);
+    let outcome = handle.finished().await;
+    assert!(matches!(outcome.rollout.state, State::Abandoned { .. }), "{outcome}");
+    let after = space.get("deployment", "web");
+    assert_eq!(after["spec"]["template"]["spec"]["containers"][0]["image"], json!(good(1)), "{outcome}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_real_server_a_rollout_by_watch_ends_as_one_by_requests() {
+    let Some(space) = cluster::namespace().await else { return };
+    space.apply(&deployment("web", &good(1)));
+    space.kubectl(&["rollout", "status", "deployment/web", "--timeout=60s"]);
+    let watches = Watches::new(&space.client);
+    let web = || Workload::deployment(&space.client, &space.name, "web").unwrap().watched_by(&watches);
+    let env = |value: &str| {
+        let mut template = space.get("deployment", "web")["spec"]["template"].clone();
+        template["spec"]["containers"][0]["env"] = json!([{ "name": "RELEASE", "value": value }]);
+        template
+    };
+    let before = env("2");
+    let outcome = roll_out(web(), web().template("2", &before).await.unwrap(), false).await;
+    assert_eq!(outcome.rollout.state, State::Promoted, "{outcome}");
+    let outcome = roll_out(web(), web().template("3", &env("3")).await.unwrap(), true).await;
+    assert!(matches!(outcome.rollout.state, State::RolledBack { .. }), "{outcome}");
+    assert_eq!(space.get("deployment", "web")["spec"]["template"], before);
+    assert!(space.try_kubectl(&["rollout", "status", "deployment/web", "--timeout=30s"]));
 }
