@@ -4,6 +4,7 @@ mod gates;
 mod kubectl;
 mod line;
 mod pair;
+mod partition;
 mod place;
 mod real;
 mod replicas;

@@ -26,26 +26,32 @@ pub(crate) async fn install(space: &Namespace) {
 
 /// What a gateway says of the route, once for every generation: it is accepted, and its Services are found.
 pub(crate) fn play(space: &Namespace, route: &str) {
-    let mut object = space.get(ROUTES, route);
-    let generation = object["metadata"]["generation"].clone();
-    if object["status"]["parents"][0]["conditions"][0]["observedGeneration"] == generation {
-        return;
+    if let Some(judged) = judged(space.get(ROUTES, route)) {
+        let path = format!("/apis/gateway.networking.k8s.io/v1/namespaces/{}/httproutes/{route}/status", space.name);
+        // A write of somebody else may be faster: the next round says it again.
+        space.run(&["replace", "--raw", &path, "-f", "-"], Some(&judged.to_string()));
+    }
+}
+
+/// The route with what a gateway says of it, where that is not what it says already.
+pub(crate) fn judged(mut route: Value) -> Option<Value> {
+    let generation = route["metadata"]["generation"].clone();
+    if route["status"]["parents"][0]["conditions"][0]["observedGeneration"] == generation {
+        return None;
     }
     let condition = |name: &str| {
         json!({ "type": name, "status": "True", "reason": name, "message": "", "observedGeneration": generation,
             "lastTransitionTime": "2026-01-01T00:00:00Z" })
     };
-    let parents = object["spec"]["parentRefs"].as_array().expect("parents").iter();
+    let parents = route["spec"]["parentRefs"].as_array().expect("parents").iter();
     let parents: Vec<Value> = parents
         .map(|parent| {
             json!({ "parentRef": parent, "controllerName": "example.com/test",
                 "conditions": [condition("Accepted"), condition("ResolvedRefs")] })
         })
         .collect();
-    object["status"] = json!({ "parents": parents });
-    let path = format!("/apis/gateway.networking.k8s.io/v1/namespaces/{}/httproutes/{route}/status", space.name);
-    // A write of somebody else may be faster: the next round says it again.
-    space.run(&["replace", "--raw", &path, "-f", "-"], Some(&object.to_string()));
+    route["status"] = json!({ "parents": parents });
+    Some(route)
 }
 
 /// The weights of the two backends of a rule.
