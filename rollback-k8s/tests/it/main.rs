@@ -13,4 +13,5 @@ mod route;
 mod service;
 mod store;
 mod support;
+mod sweeps;
 mod workload;

@@ -85,7 +85,8 @@ async fn converged(space: &Namespace, kind: Kind) -> Value {
         let release = release_of(&object["spec"]["template"]);
         let (wanted, new, up) = match kind {
             Kind::DaemonSet => ("desiredNumberScheduled", "updatedNumberScheduled", "numberAvailable"),
-            _ => ("replicas", "updatedReplicas", "readyReplicas"),
+            Kind::Deployment => ("replicas", "updatedReplicas", "availableReplicas"),
+            Kind::StatefulSet => ("replicas", "updatedReplicas", "readyReplicas"),
         };
         let (wanted, new, up) = (status(wanted), status(new), status(up));
         let scaled = object["spec"]["replicas"].as_i64().is_none_or(|replicas| replicas == wanted);
@@ -199,7 +200,7 @@ async fn a_deadline_that_passed_for_the_candidate_is_no_failure_of_the_way_back(
     let Some(space) = cluster::namespace().await else { return };
     let mut object = manifest(Kind::Deployment);
     object["spec"]["replicas"] = json!(1);
-    object["spec"]["progressDeadlineSeconds"] = json!(2);
+    object["spec"]["progressDeadlineSeconds"] = json!(cluster::min_ready_seconds() + 2);
     space.apply(&object);
     converged(&space, Kind::Deployment).await;
     let web = workload(&space, Kind::Deployment);
