@@ -40,11 +40,12 @@ impl Stand {
 
     /// Whether it stands as it did at `recorded`, or as one of our attempts left it since.
     pub(crate) fn is_ours(&self, recorded: &Self) -> bool {
-        if self.nonce == recorded.nonce {
-            self.hash == recorded.hash
-        } else {
-            self.written.as_ref() == Some(&self.hash)
-        }
+        if self.nonce == recorded.nonce { self.hash == recorded.hash } else { self.is_as_written() }
+    }
+
+    /// Whether it stands as the last attempt left it.
+    pub(crate) fn is_as_written(&self) -> bool {
+        self.written.as_ref() == Some(&self.hash)
     }
 
     pub(crate) fn version(&self) -> Result<Version> {

@@ -13,9 +13,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{
-    Kind, LAST_APPLIED, Pair, REVISION, Snapshot, TEMPLATE, WRITES, Workload,
+    Kind, LAST_APPLIED, Pair, Snapshot, WRITES, Workload,
     convergence::{Convergence, convergence, is_seen, replicas},
-    hash, images_of, share, template,
+    images_of, share, template,
 };
 use crate::{
     Client,
@@ -53,7 +53,7 @@ struct Recorded {
     /// The update strategy as it was written, to be put back so.
     strategy: Value,
     size: i64,
-    stood: Stand,
+    found: Stand,
 }
 
 impl StatefulSetCanary {
@@ -187,20 +187,18 @@ impl StatefulSetCanary {
         let pair = Pair::of(change)?;
         let (to, partition) = (pair.wanted(goal), self.partition_at(goal)?);
         let id = if goal == Goal::Baseline { &change.baseline.id } else { &change.candidate.id };
-        let (mut after, mut patch) = (object.clone(), mark::only_as_read(object));
+        let mut patch = mark::only_as_read(object);
         if *template(object) != to.template {
-            after["spec"]["template"] = to.template.clone();
             patch = patch.put("/spec/template", to.template.clone());
         }
         if held(object) != partition {
-            after["spec"]["updateStrategy"] = strategy(recorded, partition);
             patch = patch.put("/spec/updateStrategy", strategy(recorded, partition));
         }
-        let mut marks = vec![(REVISION, id.as_str().to_owned()), (TEMPLATE, hash(&to.template))];
+        let mut marks = vec![(mark::REVISION, id.as_str().to_owned()), (PARTITION, partition.to_string())];
         if let (Goal::Baseline, Some(applied)) = (goal, &to.last_applied) {
             marks.push((LAST_APPLIED, applied.clone()));
         }
-        Ok(mark::signed(patch, object, "", nonce, &counts(&after), &marks))
+        Ok(mark::signed(patch, object, "", nonce, &to.template, &marks))
     }
 
     async fn prove(&self, change: &Change) -> Result<Readiness> {
@@ -287,9 +285,11 @@ impl DeploymentBackend for StatefulSetCanary {
             snapshot,
             strategy: object["spec"]["updateStrategy"].clone(),
             size: replicas(&object),
-            stood: stand(&object),
+            found: stand(&object),
         };
-        Revision::new(revision.id.as_str())?.with_spec(&recorded)
+        // The name means what was put there under it, and nothing that came later.
+        let named = mark::noted(&object, "", mark::REVISION).filter(|_| recorded.found.is_as_written());
+        Revision::new(named.unwrap_or(revision.id.as_str()))?.with_spec(&recorded)
     }
 
     async fn preflight(&self, change: &Change, _: &Plan) -> Result<Readiness> {
@@ -307,16 +307,16 @@ impl DeploymentBackend for StatefulSetCanary {
         };
         let (now, live) = (stand(&object), template(&object));
         let landed = last.is_some_and(|last| now.nonce.as_deref() == Some(last.nonce.as_str()));
-        let look = Observed::new(Progress::Reached, now.version()?).landed(landed);
+        let look = Observed::new(Progress::Reached, version(&object)?).landed(landed);
         let serves = match *live == pair.candidate.template {
             true => Serves::Candidate,
             false => Serves::Baseline,
         };
-        if now.uid != recorded.stood.uid {
+        if now.uid != recorded.found.uid {
             let progress = self.set.drifted(&object, &format!("{self} was deleted and made again"));
             return Ok(Observed { progress, ..look });
         }
-        if !now.is_ours(&recorded.stood) {
+        if !recorded.is_ours(&object) {
             let what = format!("{self} now has {} and a partition of {}", images_of(live), held(&object));
             return Ok(Observed { progress: self.set.drifted(&object, &what), ..look });
         }
@@ -359,8 +359,7 @@ impl DeploymentBackend for StatefulSetCanary {
         let (pair, recorded) = (Pair::of(change)?, recorded(change)?);
         for _ in 0..WRITES {
             let object = self.set.read().await?;
-            let now = stand(&object);
-            if now.version()? != attempt.version || now.uid != recorded.stood.uid {
+            if version(&object)? != attempt.version || stand(&object).uid != recorded.found.uid {
                 return Err(Error::new(ErrorKind::Conflict, format!("{self} is not any more what was looked at")));
             }
             let stuck = match goal == Goal::Baseline && self.due(goal, &pair, &object)?.is_none() {
@@ -407,13 +406,30 @@ fn held(object: &Value) -> i64 {
     number(object, "/spec/updateStrategy/rollingUpdate/partition")
 }
 
-fn counts(object: &Value) -> Value {
-    json!([hash(template(object)), held(object), text(object, "/spec/updateStrategy/type")])
+impl Recorded {
+    /// Whether template and partition are as they were found, or as an attempt of ours left them since.
+    fn is_ours(&self, object: &Value) -> bool {
+        let now = stand(object);
+        let left = match now.nonce == self.found.nonce {
+            true => number(&self.strategy, "/rollingUpdate/partition"),
+            false => mark::noted(object, "", PARTITION).and_then(|left| left.parse().ok()).unwrap_or(0),
+        };
+        let kind = text(object, "/spec/updateStrategy/type");
+        now.is_ours(&self.found) && held(object) == left && kind == text(&self.strategy, "/type")
+    }
 }
 
+/// How it stands: its template counts here, as for a [`Workload`].
 fn stand(object: &Value) -> Stand {
-    Stand::of(object, "", &counts(object))
+    Stand::of(object, "", template(object))
 }
+
+fn version(object: &Value) -> Result<Version> {
+    Version::try_from(format!("{}/{}", stand(object).version()?, held(object)))
+}
+
+/// The partition as the last attempt left it.
+const PARTITION: &str = "rollback.rs/partition";
 
 /// The share of so many pods of these, as a look tells it: never nothing and never all.
 fn part(pods: i64, of: i64) -> Option<Weight> {
