@@ -32,7 +32,8 @@ use rollback_core::{
     },
 };
 use rollback_k8s::{
-    CanaryPair, Client, HttpRoute, ServiceSwitch, StatefulSetCanary, Workload, store::Secrets, workload::Kind,
+    CanaryPair, Client, HttpRoute, ServiceSwitch, StatefulSetCanary, Workload, store::Secrets, testing::Cluster,
+    workload::Kind,
 };
 use serde_json::{Value, json};
 use tokio::{runtime, task::spawn_blocking};
@@ -424,6 +425,16 @@ async fn store(space: Namespace) -> Summary {
     let mut swept = sweep.crashes().await;
     swept += sweep.lost_answers().await;
     swept
+}
+
+/// The same on an API server in memory, with everything that can go wrong.
+#[tokio::test(start_paused = true)]
+async fn every_disturbance_of_the_store_in_memory_is_got_over() {
+    let bench = Fake::new("v1", "v2");
+    let mut scenarios = Scenario::ready_made(&bench).await;
+    scenarios.retain(|it| it.name() == "bad canary");
+    let store = || Secrets::new(&Cluster::new().client(), "default").expect("a good namespace");
+    eprintln!("Secrets: {}", Sweep::of(&bench).store(store).scenarios(scenarios).all().await);
 }
 
 fn is_all() -> bool {

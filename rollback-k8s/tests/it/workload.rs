@@ -256,6 +256,17 @@ async fn an_object_that_was_made_again_under_its_name_is_another_one() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn every_disturbance_of_a_stateful_set_and_of_a_daemon_set_is_got_over() {
+    for kind in [Kind::StatefulSet, Kind::DaemonSet] {
+        let scene = Scene::new(kind).await;
+        let mut scenarios = Scenario::ready_made(&scene).await;
+        scenarios.retain(|it| it.name() == "bad all at once");
+        assert_eq!(scenarios.len(), 1);
+        eprintln!("{kind:?}: {}", Sweep::of(&scene).scenarios(scenarios).all().await);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_busy_server_and_one_that_is_away_for_a_minute_are_waited_for() {
     for fault in [Fault::Refuse(429, 3), Fault::Refuse(503, 0), Fault::LoseRequest, Fault::Hang] {
         let cluster = Cluster::new();
