@@ -117,9 +117,18 @@ fn pause() {
     thread::sleep(Duration::from_millis(20));
 }
 
+/// Real time, whatever is paused.
+struct Stopwatch(Instant);
+
 #[expect(clippy::disallowed_methods, reason = "it is real time that a server takes")]
-fn now() -> Instant {
-    Instant::now()
+impl Stopwatch {
+    fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.0.elapsed()
+    }
 }
 
 /// What is swept over.
@@ -260,7 +269,7 @@ impl Scene {
 
 /// Waits until controllers and gateway have nothing to do any more.
 async fn rest(server: &Server, start: &[(&'static str, String, Value)]) {
-    let begun = now();
+    let begun = Stopwatch::start();
     for (api, path, _) in start {
         loop {
             if *api == GATEWAY {
@@ -371,7 +380,7 @@ impl DeploymentBackend for Patient {
     }
 
     async fn observe<'a>(&self, change: &Change, goal: Goal, last: Option<&'a Attempt>) -> Result<Observed> {
-        let begun = now();
+        let begun = Stopwatch::start();
         loop {
             if self.target == Target::Route {
                 speak(&self.server);
@@ -449,7 +458,7 @@ fn paused<T>(what: impl Future<Output = T>) -> T {
 
 #[test]
 fn crashes_and_lost_answers_of_every_backend_and_of_the_store_are_got_over_on_a_real_server() {
-    let begun = now();
+    let begun = Stopwatch::start();
     let targets = [
         Target::Workload(Kind::Deployment),
         Target::Workload(Kind::StatefulSet),
