@@ -99,8 +99,10 @@ async fn converged(space: &Namespace, kind: Kind) -> Value {
         let observed = object["metadata"]["generation"] == object["status"]["observedGeneration"];
         let revisions = object["status"]["updateRevision"] == object["status"]["currentRevision"];
         if observed && revisions && scaled && wanted > 0 && new == wanted && up == wanted {
-            let releases = releases(space);
-            if releases.len() as i64 == wanted && releases.iter().all(|it| *it == release) {
+            let pods = pods(space);
+            // One that is on its way out counts for its controller as long as it is there (a DaemonSet's, on 1.20).
+            let stays = |pod: &Value| pod["metadata"]["deletionTimestamp"].is_null() && release_of(pod) == release;
+            if pods.len() as i64 == wanted && pods.iter().all(stays) {
                 return object;
             }
         }
