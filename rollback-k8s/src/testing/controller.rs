@@ -1,7 +1,10 @@
 //! What controllers make of a change: the status of workloads, and of routes as their gateway says it; and what stands
 //! behind Services.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -14,6 +17,8 @@ const NODES: u64 = 2;
 pub(super) struct Controller {
     pace: Duration,
     sets: BTreeMap<String, Set>,
+    /// What was written since it was looked at at rest.
+    restless: BTreeSet<String>,
     /// When each workload's template changed, and from which one; at first there is nothing to replace.
     changed: BTreeMap<String, Changed>,
 }
@@ -37,20 +42,27 @@ struct Wanted {
 
 struct Changed {
     template: Value,
+    /// Whether pods of it never come up.
+    fails: bool,
     before: Option<Value>,
     at: Instant,
 }
 
 impl Default for Controller {
     fn default() -> Self {
-        Self { pace: Duration::from_secs(1), sets: BTreeMap::new(), changed: BTreeMap::new() }
+        Self {
+            pace: Duration::from_secs(1),
+            sets: BTreeMap::new(),
+            restless: BTreeSet::new(),
+            changed: BTreeMap::new(),
+        }
     }
 }
 
 impl Controller {
     /// The same, of an empty cluster.
     pub(super) fn emptied(&self) -> Self {
-        Self { pace: self.pace, sets: BTreeMap::new(), changed: BTreeMap::new() }
+        Self { pace: self.pace, ..Self::default() }
     }
 
     pub(super) const fn set_pace(&mut self, pace: Duration) {
@@ -58,6 +70,9 @@ impl Controller {
     }
 
     pub(super) fn saw(&mut self, path: &str, object: &Value) {
+        if is_workload(path) {
+            self.restless.insert(path.into());
+        }
         if path.contains("/statefulsets/") {
             let wanted = Wanted::of(object);
             match self.sets.get_mut(path) {
@@ -79,19 +94,30 @@ impl Controller {
         };
         let before = self.changed.get(path).map(|changed| changed.template.clone());
         if before.as_ref() != Some(template) {
-            let changed = Changed { template: template.clone(), before, at: Instant::now() };
+            let fails = fails(&template.to_string());
+            let changed = Changed { template: template.clone(), fails, before, at: Instant::now() };
             self.changed.insert(path.into(), changed);
         }
     }
 
     /// The status that each workload and each route has by now.
     pub(super) fn due(&self, objects: &Objects) -> Vec<(String, Value)> {
-        let workloads = objects.iter().filter(|(path, _)| is_workload(path));
+        let workloads = self.restless.iter().filter_map(|path| objects.get_key_value(path));
         let routes = objects.iter().filter(|(path, _)| is_route(path));
         workloads
             .map(|(path, object)| (path.clone(), self.status(path, object)))
             .chain(routes.map(|(path, object)| (path.clone(), self.routed(path, object, objects))))
             .collect()
+    }
+
+    /// What stands as its controller left it, and is not waited for any more, is not looked at again until it is written.
+    pub(super) fn rested(&mut self, path: &str) {
+        let is_slow = |at: Instant| at.elapsed() < self.pace;
+        let waits = self.sets.get(path).is_some_and(|set| is_slow(set.at))
+            || self.changed.get(path).is_some_and(|changed| changed.fails || is_slow(changed.at));
+        if !waits {
+            self.restless.remove(path);
+        }
     }
 
     /// What stands behind each Service with a selector: the ready ones of the pods that it selects.
@@ -160,7 +186,6 @@ impl Controller {
         let Some(changed) = self.changed.get(path) else { return object["status"].clone() };
         let daemons = path.contains("/daemonsets/");
         let wanted = if daemons { NODES } else { object["spec"]["replicas"].as_u64().unwrap_or(1) };
-        let images = changed.template.to_string();
         let elapsed = changed.at.elapsed();
         let paused = object["spec"]["paused"] == true;
         let done = match changed.before {
@@ -168,7 +193,7 @@ impl Controller {
             Some(_) => elapsed >= self.pace && !paused,
         };
         // One new pod that never comes up, beside the old ones.
-        let fails = fails(&images);
+        let fails = changed.fails;
         let updated = match (done, fails) {
             (true, false) => wanted,
             (true, true) => wanted.min(1),
