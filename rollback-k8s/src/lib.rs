@@ -19,5 +19,6 @@ mod watch;
 pub mod workload;
 
 pub use self::{
-    client::Client, pair::CanaryPair, route::HttpRoute, service::ServiceSwitch, watch::Watches, workload::Workload,
+    client::Client, pair::CanaryPair, route::HttpRoute, service::ServiceSwitch, watch::Watches,
+    workload::StatefulSetCanary, workload::Workload,
 };

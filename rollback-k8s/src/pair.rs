@@ -102,7 +102,7 @@ impl CanaryPair {
         self
     }
 
-    /// What is deployed into the one that has no pods, by its images.
+    /// What is deployed into the one that has no pods, by its images and the hash of its template.
     ///
     /// # Errors
     /// `Mixed` when both have pods.
@@ -115,7 +115,7 @@ impl CanaryPair {
             size: 0,
             stood: BTreeMap::new(),
         };
-        Revision::new(images_of(template))?.with_spec(&snapshot)
+        Revision::new(called(template))?.with_spec(&snapshot)
     }
 
     /// What this target takes to be allowed.
@@ -338,7 +338,7 @@ impl DeploymentBackend for CanaryPair {
             size: replicas(&live),
             stood: [&live, &idle].map(|object| (name(object), stand(object))).into(),
         };
-        Revision::new(images_of(template))?.with_spec(&snapshot)
+        Revision::new(called(template))?.with_spec(&snapshot)
     }
 
     async fn preflight(&self, change: &Change, _: &Plan) -> Result<Readiness> {
@@ -447,6 +447,11 @@ impl Both {
     fn nonce_of(&self, side: &Snapshot) -> Option<String> {
         self.baseline.stood.get(&side.deployment).and_then(|stood| stood.nonce.clone())
     }
+}
+
+/// Not by its images alone: what condemns a bad environment must not condemn the same images with a good one.
+fn called(template: &Value) -> String {
+    format!("{} #{}", images_of(template), &hash(template)[..8])
 }
 
 fn counts(object: &Value) -> Value {

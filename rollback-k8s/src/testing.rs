@@ -213,6 +213,8 @@ impl World {
             if object["status"] != status {
                 object["status"] = status;
                 self.put(&path, object);
+            } else {
+                self.controller.rested(&path);
             }
         }
     }

@@ -1,5 +1,6 @@
 //! A Deployment, StatefulSet or DaemonSet that its own controller rolls.
 
+mod canary;
 mod configs;
 pub(crate) mod convergence;
 mod copies;
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
+pub use self::canary::StatefulSetCanary;
 use self::{
     configs::Config,
     convergence::{Convergence, convergence, pods},

@@ -7,7 +7,7 @@ use rollback_core::{
     Error, Result,
     engine::{NewRollout, Outcome, Target},
     gate::{Http, Policy},
-    model::TargetId,
+    model::{Revision, TargetId},
     plan::{Deadlines, Plan},
 };
 use rollback_examples::tool::{Keep, say, status, time};
@@ -34,8 +34,14 @@ struct Args {
     /// The workload: as deployment/web, statefulset/db, daemonset/agent.
     workload: String,
     /// An image for a container, as web=registry.example/shop:2. Several containers, several times.
-    #[arg(required_unless_present = "print_rbac", value_name = "CONTAINER=IMAGE", value_parser = image)]
+    #[arg(required_unless_present_any = ["print_rbac", "template"], value_name = "CONTAINER=IMAGE", value_parser = image)]
     images: Vec<(String, String)>,
+    /// A whole pod template instead, as JSON, as in what `kubectl get deployment/web -o json` has under spec.template.
+    #[arg(long, value_name = "FILE", conflicts_with = "images", requires = "named")]
+    template: Option<PathBuf>,
+    /// What that template is called. Another one needs another name.
+    #[arg(long, value_name = "NAME", requires = "template")]
+    named: Option<String>,
     /// In this namespace [default: that of the context].
     #[arg(long, short, value_name = "NAME")]
     namespace: Option<String>,
@@ -162,11 +168,21 @@ async fn run(args: Args) -> Result<Option<Outcome>> {
     // What an earlier run left goes on with its own candidate.
     let candidate = match left.iter().map(|it| it.status()).find(|left| left.change.target == id) {
         Some(left) => left.change.candidate.clone(),
-        None => guarded.workload.images(args.images).await?,
+        None => candidate(&guarded.workload, &args).await?,
     };
     let outcome = args.keep.run(&engine, &left, NewRollout::new(id.as_str(), candidate, plan)?, &id).await;
     engine.shutdown(Duration::from_secs(10)).await;
     outcome
+}
+
+async fn candidate(workload: &Workload, args: &Args) -> Result<Revision> {
+    let (Some(file), Some(name)) = (&args.template, &args.named) else {
+        return workload.images(args.images.iter().map(|(name, image)| (name, image))).await;
+    };
+    let wrong = |why: &str| Error::invalid(format!("the template {} {why}", file.display()));
+    let text = std::fs::read_to_string(file).map_err(|e| wrong("cannot be read").because(e))?;
+    let template = serde_json::from_str(&text).map_err(|e| wrong("is no JSON").because(e))?;
+    workload.template(name, &template).await
 }
 
 const PROGRAM: &str = "k8s-rollout";

@@ -7,6 +7,9 @@ pub(crate) mod alertmanager;
 #[cfg(feature = "k8s")]
 #[path = "../../../rollback-k8s/tests/it/support/cluster.rs"]
 pub(crate) mod cluster;
+#[cfg(feature = "k8s")]
+#[path = "../../../rollback-k8s/tests/it/support/gateway.rs"]
+pub(crate) mod gateway;
 #[path = "../../../rollback-core/tests/it/support/prometheus.rs"]
 pub(crate) mod prometheus;
 #[path = "../../../rollback-core/tests/it/support/raw.rs"]

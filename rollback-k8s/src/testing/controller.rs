@@ -1,7 +1,10 @@
 //! What controllers make of a change: the status of workloads, and of routes as their gateway says it; and what stands
 //! behind Services.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -13,26 +16,53 @@ const NODES: u64 = 2;
 
 pub(super) struct Controller {
     pace: Duration,
+    sets: BTreeMap<String, Set>,
+    /// What was written since it was looked at at rest.
+    restless: BTreeSet<String>,
     /// When each workload's template changed, and from which one; at first there is nothing to replace.
     changed: BTreeMap<String, Changed>,
 }
 
+/// A StatefulSet: the template of each of its pods, by number, and of all of them when they were last the same.
+struct Set {
+    wanted: Wanted,
+    pods: Vec<Value>,
+    current: Value,
+    /// When something else was wanted.
+    at: Instant,
+}
+
+#[derive(Clone, PartialEq)]
+struct Wanted {
+    template: Value,
+    replicas: usize,
+    /// Pods below this number keep what they have.
+    partition: usize,
+}
+
 struct Changed {
     template: Value,
+    /// Whether pods of it never come up.
+    fails: bool,
     before: Option<Value>,
     at: Instant,
 }
 
 impl Default for Controller {
     fn default() -> Self {
-        Self { pace: Duration::from_secs(1), changed: BTreeMap::new() }
+        Self {
+            pace: Duration::from_secs(1),
+            sets: BTreeMap::new(),
+            restless: BTreeSet::new(),
+            changed: BTreeMap::new(),
+        }
     }
 }
 
 impl Controller {
     /// The same, of an empty cluster.
     pub(super) fn emptied(&self) -> Self {
-        Self { pace: self.pace, changed: BTreeMap::new() }
+        Self { pace: self.pace, ..Self::default() }
     }
 
     pub(super) const fn set_pace(&mut self, pace: Duration) {
@@ -40,6 +70,23 @@ impl Controller {
     }
 
     pub(super) fn saw(&mut self, path: &str, object: &Value) {
+        if is_workload(path) {
+            self.restless.insert(path.into());
+        }
+        if path.contains("/statefulsets/") {
+            let wanted = Wanted::of(object);
+            match self.sets.get_mut(path) {
+                Some(set) if set.wanted == wanted => {}
+                Some(set) => {
+                    (set.pods, set.current) = set.by_now(self.pace);
+                    (set.wanted, set.at) = (wanted, Instant::now());
+                }
+                None => {
+                    let (pods, current) = (vec![wanted.template.clone(); wanted.replicas], wanted.template.clone());
+                    self.sets.insert(path.into(), Set { wanted, pods, current, at: Instant::now() });
+                }
+            }
+        }
         let template = match path {
             _ if is_workload(path) => &object["spec"]["template"],
             _ if is_route(path) => &object["spec"],
@@ -47,19 +94,30 @@ impl Controller {
         };
         let before = self.changed.get(path).map(|changed| changed.template.clone());
         if before.as_ref() != Some(template) {
-            let changed = Changed { template: template.clone(), before, at: Instant::now() };
+            let fails = fails(&template.to_string());
+            let changed = Changed { template: template.clone(), fails, before, at: Instant::now() };
             self.changed.insert(path.into(), changed);
         }
     }
 
     /// The status that each workload and each route has by now.
     pub(super) fn due(&self, objects: &Objects) -> Vec<(String, Value)> {
-        let workloads = objects.iter().filter(|(path, _)| is_workload(path));
+        let workloads = self.restless.iter().filter_map(|path| objects.get_key_value(path));
         let routes = objects.iter().filter(|(path, _)| is_route(path));
         workloads
             .map(|(path, object)| (path.clone(), self.status(path, object)))
             .chain(routes.map(|(path, object)| (path.clone(), self.routed(path, object, objects))))
             .collect()
+    }
+
+    /// What stands as its controller left it, and is not waited for any more, is not looked at again until it is written.
+    pub(super) fn rested(&mut self, path: &str) {
+        let is_slow = |at: Instant| at.elapsed() < self.pace;
+        let waits = self.sets.get(path).is_some_and(|set| is_slow(set.at))
+            || self.changed.get(path).is_some_and(|changed| changed.fails || is_slow(changed.at));
+        if !waits {
+            self.restless.remove(path);
+        }
     }
 
     /// What stands behind each Service with a selector: the ready ones of the pods that it selects.
@@ -122,10 +180,12 @@ impl Controller {
     }
 
     fn status(&self, path: &str, object: &Value) -> Value {
+        if let Some(set) = self.sets.get(path) {
+            return set.status(self.pace, &object["metadata"]["generation"]);
+        }
         let Some(changed) = self.changed.get(path) else { return object["status"].clone() };
         let daemons = path.contains("/daemonsets/");
         let wanted = if daemons { NODES } else { object["spec"]["replicas"].as_u64().unwrap_or(1) };
-        let images = changed.template.to_string();
         let elapsed = changed.at.elapsed();
         let paused = object["spec"]["paused"] == true;
         let done = match changed.before {
@@ -133,7 +193,7 @@ impl Controller {
             Some(_) => elapsed >= self.pace && !paused,
         };
         // One new pod that never comes up, beside the old ones.
-        let fails = images.contains(":bad\"") || images.contains(":nopull\"");
+        let fails = changed.fails;
         let updated = match (done, fails) {
             (true, false) => wanted,
             (true, true) => wanted.min(1),
@@ -147,18 +207,10 @@ impl Controller {
                 "updatedNumberScheduled": updated, "numberAvailable": available, "numberReady": available,
             });
         }
-        let hash = |template: &Value| format!("rev-{}", template.to_string().len());
         let mut status = json!({
             "observedGeneration": generation, "replicas": wanted, "updatedReplicas": updated,
             "readyReplicas": available, "availableReplicas": available,
         });
-        if path.contains("/statefulsets/") {
-            let now = hash(&changed.template);
-            let old = changed.before.as_ref().map_or_else(|| now.clone(), hash);
-            status["currentRevision"] = json!(if updated == wanted { &now } else { &old });
-            status["updateRevision"] = json!(now);
-            return status;
-        }
         let deadline = Duration::from_secs(object["spec"]["progressDeadlineSeconds"].as_u64().unwrap_or(600));
         let (progress, reason) = match updated == wanted && available == wanted {
             true => ("True", "NewReplicaSetAvailable"),
@@ -170,6 +222,53 @@ impl Controller {
             json!([{ "type": "Progressing", "status": progress, "reason": reason, "message": message }]);
         status
     }
+}
+
+impl Wanted {
+    fn of(object: &Value) -> Self {
+        let number = |path: &str, none: u64| object.pointer(path).and_then(Value::as_u64).unwrap_or(none) as usize;
+        Self {
+            template: object["spec"]["template"].clone(),
+            replicas: number("/spec/replicas", 1),
+            partition: number("/spec/updateStrategy/rollingUpdate/partition", 0),
+        }
+    }
+}
+
+impl Set {
+    /// What its pods are of, and what they all were last.
+    fn by_now(&self, pace: Duration) -> (Vec<Value>, Value) {
+        let Wanted { template, replicas, partition } = &self.wanted;
+        let (mut pods, mut current) = (self.pods.clone(), self.current.clone());
+        if self.at.elapsed() >= pace {
+            // New ones are made as they would be replaced.
+            pods.resize(*replicas, current.clone());
+            // From the highest number down, until one does not come up.
+            let most = if fails(&template.to_string()) { 1 } else { *replicas };
+            pods.iter_mut().skip(*partition).rev().take(most).for_each(|pod| *pod = template.clone());
+            if pods.iter().all(|pod| pod == template) && most == *replicas {
+                current = template.clone();
+            }
+        }
+        (pods, current)
+    }
+
+    fn status(&self, pace: Duration, generation: &Value) -> Value {
+        let (pods, current) = self.by_now(pace);
+        let count = |is: &dyn Fn(&Value) -> bool| pods.iter().filter(|pod| is(pod)).count();
+        let revision = |template: &Value| format!("rev-{}", crate::workload::hash(template));
+        let ready = count(&|pod| !fails(&pod.to_string()));
+        json!({
+            "observedGeneration": generation, "replicas": pods.len(), "readyReplicas": ready,
+            "availableReplicas": ready, "updatedReplicas": count(&|pod| *pod == self.wanted.template),
+            "currentRevision": revision(&current), "updateRevision": revision(&self.wanted.template),
+        })
+    }
+}
+
+/// Whether pods of it never come up.
+fn fails(template: &str) -> bool {
+    template.contains(":bad\"") || template.contains(":nopull\"")
 }
 
 fn is_workload(path: &str) -> bool {

@@ -26,6 +26,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::{
     line::{Fault, Line},
     place::Place,
+    support::cluster::PATIENCE,
 };
 
 /// A rollout as the engine tells a gate of it.
@@ -66,7 +67,7 @@ impl Judge {
             if verdict.standing() == standing {
                 return verdict.evidence().clone();
             }
-            assert!(begun.elapsed() < Duration::from_secs(60), "never {standing}: {}", verdict.evidence().summary);
+            assert!(begun.elapsed() < PATIENCE, "never {standing}: {}", verdict.evidence().summary);
             sleep(Duration::from_millis(50)).await;
         }
     }
@@ -93,7 +94,7 @@ async fn a_candidate_that_crashes_is_unhealthy_in_its_own_words_and_a_good_one_h
     place.set_image("web", "bad", "bad/1/candidate").await;
     let evidence = bad.until(&gate, Standing::Unhealthy).await;
     assert!(evidence.summary.starts_with("container app of pod web-"), "{}", evidence.summary);
-    assert!(evidence.summary.contains("exit code 1"), "{}", evidence.summary);
+    assert!(evidence.summary.contains("exit code "), "{}", evidence.summary);
     assert!(evidence.facts["of the baseline"].as_u64() > Some(0), "{evidence:?}");
 
     place.set_image("web", "good2", "bad/2/baseline").await;
@@ -177,7 +178,7 @@ async fn a_pod_that_fails_wakes_the_engine_at_once() {
     place.until("it bakes", async || matches!(handle.status().state, State::Baking { .. })).await;
     sleep(Duration::from_millis(500)).await;
     place.set_image("web", "bad", "web-1/1/candidate").await;
-    let outcome = timeout(Duration::from_secs(30), handle.finished()).await.expect("it is woken");
+    let outcome = timeout(PATIENCE, handle.finished()).await.expect("it is woken");
     let State::RolledBack { cause: Cause::Unhealthy { gate, .. } } = &outcome.rollout.state else {
         panic!("{:?}", outcome.rollout.state)
     };
@@ -195,7 +196,7 @@ async fn a_watch_that_is_too_old_or_hangs_or_is_denied_is_made_up_for_by_lists()
     for fault in [Fault::Gone, Fault::Hangs, Fault::Silent, Fault::Denied, Fault::Away] {
         let Some(place) = Place::new().await else { return };
         place.deployment("web", "good", 2).await;
-        let line = Line::default();
+        let (line, begun) = (Line::default(), Instant::now());
         let watches = Watches::new(&line.client(&place.kubeconfig).await);
         let gate = Pods::of(&watches, &place.namespace, "deployment/web").unwrap();
         line.disturb(move |request| is_watch(request).then_some(fault));
@@ -206,7 +207,8 @@ async fn a_watch_that_is_too_old_or_hangs_or_is_denied_is_made_up_for_by_lists()
         let evidence = judge.until(&gate, Standing::Unhealthy).await;
         assert!(evidence.summary.contains("crashed"), "{fault:?}: {}", evidence.summary);
         let sent = line.sent();
-        assert!(sent.len() < 100, "{fault:?} takes {} requests", sent.len());
+        let most = 60 + 4 * begun.elapsed().as_secs();
+        assert!((sent.len() as u64) < most, "{fault:?} takes {} requests; {most} are accepted", sent.len());
     }
 }
 
@@ -244,7 +246,7 @@ async fn an_api_server_that_is_away_for_a_minute_is_borne_and_nothing_is_decided
     assert!(matches!(handle.status().state, State::Baking { .. }), "{:?}", handle.status().state);
 
     place.set_image("web", "bad", "web-1/1/candidate").await;
-    let outcome = timeout(Duration::from_secs(30), handle.finished()).await.expect("it goes back");
+    let outcome = timeout(PATIENCE, handle.finished()).await.expect("it goes back");
     assert!(matches!(outcome.rollout.state, State::RolledBack { .. }), "{:?}", outcome.rollout.state);
 }
 
@@ -275,6 +277,15 @@ async fn one_watch_a_kind_serves_every_gate_of_a_process() {
     let line = Line::default();
     let watches = Watches::new(&line.client(&place.kubeconfig).await);
     place.set_image("web", "good2", "r/1/candidate").await;
+    // Watches are begun anew every ten seconds, and a rollout may take longer than that.
+    place
+        .until("it is rolled out", async || {
+            let web = place.web().await;
+            let is_one = |name: &str| web["status"][name] == 1;
+            web["metadata"]["generation"] == web["status"]["observedGeneration"]
+                && ["replicas", "updatedReplicas", "availableReplicas"].into_iter().all(is_one)
+        })
+        .await;
     let gates: Vec<Pods> = (0..20).map(|_| Pods::of(&watches, &place.namespace, "deployment/web").unwrap()).collect();
     let mut judges: Vec<Judge> = gates.iter().map(|_| Judge::new("r")).collect();
     for (gate, judge) in gates.iter().zip(&mut judges) {

@@ -4,7 +4,6 @@ use std::{
     fmt,
     process::{Command, Stdio},
     sync::{Arc, Mutex},
-    time::Duration,
 };
 
 use axum::{
@@ -23,7 +22,7 @@ use rollback_k8s::{Client, Workload, workload::Kind};
 use serde_json::{Value, json};
 
 use crate::support::{
-    cluster::{self, deployment, good},
+    cluster::{self, deployment, release_of, released},
     skip,
 };
 
@@ -323,7 +322,7 @@ async fn what_kubectl_undoes_is_what_we_bring_back_and_what_is_applied_later_has
     for kind in [Kind::Deployment, Kind::StatefulSet, Kind::DaemonSet] {
         let name = kind_name(kind);
         let manifest = |image: u32, env: &[&str]| {
-            let mut object = deployment(&name, &good(image));
+            let mut object = released(&name, image);
             object["kind"] = json!(format!("{kind:?}"));
             let spec = object["spec"].as_object_mut().unwrap();
             match kind {
@@ -339,10 +338,10 @@ async fn what_kubectl_undoes_is_what_we_bring_back_and_what_is_applied_later_has
         let target = format!("{name}/{name}");
         for space in [&theirs, &ours] {
             space.apply(&old);
-            space.kubectl(&["rollout", "status", &target, "--timeout=60s"]);
+            space.rolled_out(&target);
         }
         theirs.apply(&new);
-        theirs.kubectl(&["rollout", "status", &target, "--timeout=60s"]);
+        theirs.rolled_out(&target);
         theirs.kubectl(&["rollout", "undo", &target]);
 
         let workload = Workload::new(&ours.client, kind, &ours.name, &name).unwrap();
@@ -353,17 +352,17 @@ async fn what_kubectl_undoes_is_what_we_bring_back_and_what_is_applied_later_has
         for (serial, goal) in [(1, Goal::Candidate), (2, Goal::Baseline)] {
             let version = workload.observe(&change, goal, None).await.unwrap().version;
             workload.shift(&change, goal, &attempt(&change, goal, serial, version)).await.unwrap();
-            while workload.observe(&change, goal, None).await.unwrap().progress != Progress::Reached {
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
+            let there = async || workload.observe(&change, goal, None).await.unwrap().progress == Progress::Reached;
+            ours.until("it is there", there).await;
         }
         let back = ours.get(&name, &name);
         assert_eq!(back["spec"]["template"], theirs.get(&name, &name)["spec"]["template"], "{kind:?}");
 
         ours.apply(&manifest(3, &["BOTH"]));
-        let container = ours.get(&name, &name)["spec"]["template"]["spec"]["containers"][0].clone();
-        assert_eq!(container["image"], json!(good(3)), "{kind:?}");
-        assert_eq!(container["env"], json!([{ "name": "BOTH", "value": "1" }]), "{kind:?}: ghosts");
+        let template = ours.get(&name, &name)["spec"]["template"].clone();
+        assert_eq!(release_of(&template), release_of(&manifest(3, &[])["spec"]["template"]), "{kind:?}");
+        let env = &template["spec"]["containers"][0]["env"];
+        assert_eq!(*env, json!([{ "name": "BOTH", "value": "1" }]), "{kind:?}: ghosts");
     }
 }
 

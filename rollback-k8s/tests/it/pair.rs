@@ -20,12 +20,12 @@ use rollback_core::{
 use rollback_k8s::{CanaryPair, testing::Cluster};
 use serde_json::{Value, json};
 
-use crate::support::cluster::{self, deployment, good};
+use crate::support::cluster::{self, deployment, released};
 
 const PAIR: [&str; 2] = ["web-a", "web-b"];
 
-fn side(name: &str, image: &str, replicas: u32) -> Value {
-    let mut object = deployment(name, image);
+fn side(mut object: Value, replicas: u32) -> Value {
+    let name = object["metadata"]["name"].clone();
     object["spec"]["replicas"] = json!(replicas);
     let labels = json!({ "app": "web", "side": name });
     object["spec"]["selector"]["matchLabels"] = labels.clone();
@@ -52,8 +52,8 @@ impl Scene {
     async fn new() -> Self {
         let cluster = Cluster::new();
         cluster.put(&service("web"));
-        cluster.put(&side("web-a", "shop:1", 4));
-        cluster.put(&side("web-b", "shop:2", 0));
+        cluster.put(&side(deployment("web-a", "shop:1"), 4));
+        cluster.put(&side(deployment("web-b", "shop:2"), 0));
         let candidate = pair(&cluster).await.candidate().await.unwrap();
         Self { cluster, candidate }
     }
@@ -70,8 +70,8 @@ async fn pair(cluster: &Cluster) -> CanaryPair {
 #[async_trait]
 impl Bench for Scene {
     async fn reset(&self) {
-        self.cluster.put(&side("web-a", "shop:1", 4));
-        self.cluster.put(&side("web-b", "shop:2", 0));
+        self.cluster.put(&side(deployment("web-a", "shop:1"), 4));
+        self.cluster.put(&side(deployment("web-b", "shop:2"), 0));
     }
 
     async fn connect(&self) -> Arc<dyn DeploymentBackend> {
@@ -165,10 +165,10 @@ async fn a_service_that_does_not_select_both_is_refused() {
 async fn a_real_pair_is_promoted_and_brought_back() {
     let Some(space) = cluster::namespace().await else { return };
     space.apply(&service("web"));
-    space.apply(&side("web-a", &good(1), 2));
-    space.apply(&side("web-b", &good(2), 0));
+    space.apply(&side(released("web-a", 1), 2));
+    space.apply(&side(released("web-b", 2), 0));
     for name in PAIR {
-        space.kubectl(&["rollout", "status", &format!("deployment/{name}"), "--timeout=60s"]);
+        space.rolled_out(&format!("deployment/{name}"));
     }
     let pair = || CanaryPair::new(&space.client, &space.name, "web", PAIR);
     let replicas = || PAIR.map(|name| space.get("deployment", name)["spec"]["replicas"].clone());

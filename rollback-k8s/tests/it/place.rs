@@ -49,6 +49,11 @@ impl Place {
         format!("/apis/apps/v1/namespaces/{}/deployments", self.namespace)
     }
 
+    /// Deployment `web`.
+    pub(crate) async fn web(&self) -> Value {
+        self.send("GET", &format!("{}/web", self.deployments()), &Value::Null).await
+    }
+
     pub(crate) fn pods(&self) -> String {
         format!("/api/v1/namespaces/{}/pods", self.namespace)
     }
@@ -60,17 +65,18 @@ impl Place {
             "apiVersion": "apps/v1", "kind": "Deployment", "metadata": { "name": name },
             "spec": {
                 "replicas": replicas,
+                "minReadySeconds": cluster::min_ready_seconds(),
                 "selector": { "matchLabels": labels },
                 "template": {
                     "metadata": { "labels": labels, "annotations": { "fake-kubelet/ready-delay": "0.1" } },
-                    "spec": { "containers": [{ "name": "app", "image": real(image) }] },
+                    "spec": { "containers": [{ "name": "app", "image": real(image) }], "terminationGracePeriodSeconds": 1 },
                 },
             },
         });
         self.send("POST", &self.deployments(), &deployment).await;
         self.until("it is rolled out", async || {
             let status = &self.send("GET", &format!("{}/{name}", self.deployments()), &Value::Null).await["status"];
-            status["readyReplicas"].as_u64() == Some(replicas.into())
+            status["availableReplicas"].as_u64() == Some(replicas.into())
         })
         .await;
     }
@@ -91,7 +97,7 @@ impl Place {
     pub(crate) async fn until(&self, what: &str, so: impl AsyncFn() -> bool) {
         let begun = Instant::now();
         while !so().await {
-            assert!(begun.elapsed() < Duration::from_secs(60), "waited in vain until {what}");
+            assert!(begun.elapsed() < cluster::PATIENCE, "waited in vain until {what}");
             sleep(Duration::from_millis(20)).await;
         }
     }

@@ -22,7 +22,10 @@ use rollback_core::{
 use rollback_k8s::{HttpRoute, testing::Cluster};
 use serde_json::{Value, json};
 
-use crate::support::cluster::{self, Namespace, deployment, good};
+use crate::support::{
+    cluster::{self, released},
+    gateway,
+};
 
 const SERVICES: [&str; 2] = ["shop-blue", "shop-green"];
 
@@ -284,82 +287,30 @@ async fn a_service_of_the_candidate_that_goes_away_sends_the_requests_back() {
     assert_eq!(scene.weights(), (json!(100), json!(0)));
 }
 
-/// The least that the API server has to know of HTTPRoutes.
-fn definition() -> Value {
-    let any = json!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true });
-    json!({
-        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
-        "metadata": { "name": "httproutes.gateway.networking.k8s.io",
-            "annotations": { "api-approved.kubernetes.io": "https://github.com/kubernetes-sigs/gateway-api" } },
-        "spec": {
-            "group": "gateway.networking.k8s.io", "scope": "Namespaced",
-            "names": { "plural": "httproutes", "singular": "httproute", "kind": "HTTPRoute", "listKind": "HTTPRouteList" },
-            "versions": [{ "name": "v1", "served": true, "storage": true, "subresources": { "status": {} },
-                "schema": { "openAPIV3Schema": { "type": "object", "properties": { "spec": any, "status": any } } } }],
-        },
-    })
-}
-
-/// What a gateway says of the route, once for every generation.
-fn play_the_gateway(space: &Namespace) {
-    let mut route = space.get("httproutes.gateway.networking.k8s.io", "shop");
-    let generation = route["metadata"]["generation"].clone();
-    let condition = |name: &str| {
-        json!({ "type": name, "status": "True", "reason": name, "message": "", "observedGeneration": generation,
-            "lastTransitionTime": "2026-01-01T00:00:00Z" })
-    };
-    if route["status"]["parents"][0]["conditions"][0]["observedGeneration"] == generation {
-        return;
-    }
-    let parents = route["spec"]["parentRefs"].as_array().unwrap().iter();
-    let parents: Vec<Value> = parents
-        .map(|parent| {
-            json!({ "parentRef": parent, "controllerName": "example.com/test",
-            "conditions": [condition("Accepted"), condition("ResolvedRefs")] })
-        })
-        .collect();
-    route["status"] = json!({ "parents": parents });
-    let path = format!("/apis/gateway.networking.k8s.io/v1/namespaces/{}/httproutes/shop/status", space.name);
-    // A write of ours may be faster: the next round says it again.
-    space.run(&["replace", "--raw", &path, "-f", "-"], Some(&route.to_string()));
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_real_route_is_promoted_and_brought_back() {
     let Some(space) = cluster::namespace().await else { return };
-    // Whoever runs a gateway has it already, and better.
-    if !space.try_kubectl(&["get", "crd", "httproutes.gateway.networking.k8s.io"]) {
-        space.apply(&definition());
-    }
-    space.kubectl(&[
-        "wait",
-        "--for=condition=Established",
-        "crd/httproutes.gateway.networking.k8s.io",
-        "--timeout=30s",
-    ]);
+    gateway::install(&space).await;
     for name in SERVICES {
         space.apply(&service(name));
-        space.apply(&deployment(name, &good(1)));
+        space.apply(&released(name, 1));
     }
     for name in SERVICES {
-        space.kubectl(&["rollout", "status", &format!("deployment/{name}"), "--timeout=60s"]);
+        space.rolled_out(&format!("deployment/{name}"));
     }
     let mut object = manifest(1, 0);
     object["spec"]["rules"][0].as_object_mut().unwrap().remove("matches");
     object["spec"]["rules"][1]["backendRefs"][1].as_object_mut().unwrap().remove("filters");
     space.apply(&object);
-    play_the_gateway(&space);
+    gateway::play(&space, "shop");
     let space = Arc::new(space);
     let route = || HttpRoute::new(&space.client, &space.name, "shop", SERVICES).unwrap();
-    let weights = || {
-        let refs = space.get("httproutes.gateway.networking.k8s.io", "shop")["spec"]["rules"][1]["backendRefs"].clone();
-        (refs[0]["weight"].clone(), refs[1]["weight"].clone())
-    };
+    let weights = || gateway::weights(&space, "shop", 1);
     let play = |rolling: tokio::task::JoinHandle<Outcome>| {
         let space = Arc::clone(&space);
         async move {
             while !rolling.is_finished() {
-                tokio::task::block_in_place(|| play_the_gateway(&space));
+                tokio::task::block_in_place(|| gateway::play(&space, "shop"));
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
             rolling.await.unwrap()

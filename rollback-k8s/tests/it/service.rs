@@ -24,7 +24,7 @@ use rollback_k8s::{
 };
 use serde_json::{Value, json};
 
-use crate::support::cluster::{self, deployment, good};
+use crate::support::cluster::{self, released};
 
 fn service(name: &str, color: &str) -> Value {
     json!({ "apiVersion": "v1", "kind": "Service", "metadata": { "name": name, "labels": { "app": "shop" } },
@@ -213,7 +213,7 @@ async fn labels_that_the_selector_does_not_have_are_refused() {
 async fn a_real_service_is_switched_and_switched_back() {
     let Some(space) = cluster::namespace().await else { return };
     for color in ["blue", "green"] {
-        let mut object = deployment(&format!("shop-{color}"), &good(1));
+        let mut object = released(&format!("shop-{color}"), 1);
         let labels = json!({ "app": "shop", "color": color });
         object["spec"]["selector"]["matchLabels"] = labels.clone();
         object["spec"]["template"]["metadata"]["labels"] = labels;
@@ -222,7 +222,7 @@ async fn a_real_service_is_switched_and_switched_back() {
     space.apply(&service("shop", "blue"));
     space.apply(&service("shop-preview", "none"));
     for color in ["blue", "green"] {
-        space.kubectl(&["rollout", "status", &format!("deployment/shop-{color}"), "--timeout=60s"]);
+        space.rolled_out(&format!("deployment/shop-{color}"));
     }
     let shop = || ServiceSwitch::new(&space.client, &space.name, "shop").unwrap().preview("shop-preview").unwrap();
     let color = |name: &str| space.get("service", name)["spec"]["selector"]["color"].clone();

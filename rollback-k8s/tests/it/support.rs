@@ -1,6 +1,7 @@
 //! What the tests share.
 
 pub(crate) mod cluster;
+pub(crate) mod gateway;
 
 #[path = "../../../rollback-core/tests/it/support/skip.rs"]
 mod skip;

@@ -25,7 +25,7 @@ use rollback_k8s::{
 };
 use serde_json::{Value, json};
 
-use crate::support::cluster::{self, bad, deployment, good};
+use crate::support::cluster::{self, bad, deployment, release, release_of, released};
 
 /// A workload in memory, the candidate that was made for it once, and how a process gets at it.
 pub(crate) struct Scene {
@@ -351,6 +351,17 @@ async fn an_object_that_was_made_again_under_its_name_is_another_one() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn every_disturbance_of_a_stateful_set_and_of_a_daemon_set_is_got_over() {
+    for kind in [Kind::StatefulSet, Kind::DaemonSet] {
+        let scene = Scene::new(kind).await;
+        let mut scenarios = Scenario::ready_made(&scene).await;
+        scenarios.retain(|it| it.name() == "bad all at once");
+        assert_eq!(scenarios.len(), 1);
+        eprintln!("{kind:?}: {}", Sweep::of(&scene).scenarios(scenarios).all().await);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_busy_server_and_one_that_is_away_for_a_minute_are_waited_for() {
     for fault in [Fault::Refuse(429, 3), Fault::Refuse(503, 0), Fault::LoseRequest, Fault::Hang] {
         let cluster = Cluster::new();
@@ -393,20 +404,21 @@ async fn configuration_that_changed_is_told_when_the_template_is_back() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_real_deployment_is_promoted_and_a_bad_one_is_brought_back() {
     let Some(space) = cluster::namespace().await else { return };
-    space.apply(&deployment("web", &good(1)));
-    space.kubectl(&["rollout", "status", "deployment/web", "--timeout=60s"]);
+    space.apply(&released("web", 1));
+    space.rolled_out("deployment/web");
     let web = || Workload::deployment(&space.client, &space.name, "web").unwrap();
-    let candidate = web().images([("web", good(2))]).await.unwrap();
+    let mut template = space.get("deployment", "web")["spec"]["template"].clone();
+    release(&mut template, 2);
+    let candidate = web().template("release 2", &template).await.unwrap();
     let outcome = roll_out(web(), candidate, false).await;
     assert_eq!(outcome.rollout.state, State::Promoted, "{outcome}");
-    let image = |object: &Value| object["spec"]["template"]["spec"]["containers"][0]["image"].clone();
-    assert_eq!(image(&space.get("deployment", "web")), json!(good(2)));
-    let serves = web().baseline().await.unwrap().id.to_string();
-    assert!(serves.starts_with(&format!("web={} #", good(2))), "{serves}");
+    assert_eq!(space.get("deployment", "web")["spec"]["template"], template);
+    assert_eq!(web().baseline().await.unwrap().id.as_str(), "release 2");
 
     // It never comes up, and the step's deadline is over long before the progress deadline of 600 s.
     let before = space.get("deployment", "web");
     let candidate = web().images([("web", bad())]).await.unwrap();
+    assert!(candidate.id.as_str().starts_with(&format!("web={} #", bad())), "{}", candidate.id);
     let engine = Engine::new(Memory::new()).unwrap();
     engine
         .register(Target::new("web", web()).unwrap().look_every(Duration::from_millis(200), Duration::from_secs(1)))
@@ -417,17 +429,15 @@ async fn a_real_deployment_is_promoted_and_a_bad_one_is_brought_back() {
     assert!(matches!(outcome.rollout.state, State::RolledBack { cause: Cause::Deadline { .. } }), "{outcome}");
     let after = space.get("deployment", "web");
     assert_eq!(after["spec"]["template"], before["spec"]["template"]);
-    assert!(space.try_kubectl(&["rollout", "status", "deployment/web", "--timeout=10s"]));
+    space.rolled_out("deployment/web");
 
     // Whoever keeps manifests applies the next one, and nothing of the bad one is left.
-    let mut next = deployment("web", &good(3));
+    let mut next = released("web", 3);
     next["spec"]["template"]["spec"]["containers"][0]["env"] = json!([{"name": "A", "value": "1"}]);
     space.apply(&next);
-    let mut applied = space.get("deployment", "web")["spec"]["template"]["spec"]["containers"][0].clone();
-    assert_eq!(
-        (applied["image"].take(), applied["env"].take()),
-        (json!(good(3)), json!([{"name": "A", "value": "1"}]))
-    );
+    let applied = space.get("deployment", "web")["spec"]["template"].clone();
+    assert_eq!(release_of(&applied), release_of(&next["spec"]["template"]));
+    assert_eq!(applied["spec"]["containers"][0]["env"], json!([{"name": "A", "value": "1"}]));
 }
 
 /// `kubectl rollout undo` brings back the annotations of the old template too, our own among them.

@@ -17,6 +17,7 @@ use std::{
 
 use rollback_k8s::Client;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 /// Tests that run side by side share one; the last to end stops it.
 static CLUSTER: Mutex<Weak<Cluster>> = Mutex::new(Weak::new());
@@ -122,12 +123,27 @@ impl Namespace {
 
     /// As a person who keeps manifests does.
     pub(crate) fn apply(&self, object: &Value) {
-        let out = self.run(&["apply", "-f", "-"], Some(&object.to_string()));
+        // What only a later server knows is left out by an earlier one.
+        let out = self.run(&["apply", "--validate=false", "-f", "-"], Some(&object.to_string()));
         assert!(out.status.success(), "kubectl apply: {}", String::from_utf8_lossy(&out.stderr));
     }
 
     pub(crate) fn get(&self, kind: &str, name: &str) -> Value {
         serde_json::from_str(&self.kubectl(&["get", kind, name, "-o", "json"])).expect("JSON")
+    }
+
+    /// Waits until a workload, as `deployment/web`, is rolled out.
+    pub(crate) fn rolled_out(&self, workload: &str) {
+        self.kubectl(&["rollout", "status", workload, &format!("--timeout={}s", PATIENCE.as_secs())]);
+    }
+
+    /// Waits until this is so.
+    pub(crate) async fn until(&self, what: &str, so: impl AsyncFn() -> bool) {
+        let begun = Instant::now();
+        while !so().await {
+            assert!(begun.elapsed() < PATIENCE, "waited in vain until {what}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// Whether kubectl says yes.
@@ -160,7 +176,8 @@ impl Drop for Namespace {
     }
 }
 
-/// An image whose pods come up.
+/// An image whose pods come up. On a cluster of somebody else all of them are the same one: tell releases apart by
+/// [`release`].
 pub(crate) fn good(version: u32) -> String {
     env::var("ROLLBACK_TEST_IMAGE_GOOD").unwrap_or_else(|_| format!("shop:{version}"))
 }
@@ -170,7 +187,20 @@ pub(crate) fn bad() -> String {
     env::var("ROLLBACK_TEST_IMAGE_BAD").unwrap_or_else(|_| "shop:bad".into())
 }
 
-/// A Deployment of two pods.
+/// Makes a pod template that of this good release, which differs from every other one's whatever images there are.
+pub(crate) fn release(template: &mut Value, number: u32) {
+    template["spec"]["containers"][0]["image"] = json!(good(number));
+    template["metadata"]["annotations"]["release"] = json!(number.to_string());
+}
+
+/// Which release a pod, or a pod template, is of: the one of [`release`], and its image.
+pub(crate) fn release_of(pod: &Value) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let image = text(&pod["spec"]["containers"][0]["image"]);
+    format!("{} {image}", text(&pod["metadata"]["annotations"]["release"]))
+}
+
+/// A Deployment of two pods with this image.
 pub(crate) fn deployment(name: &str, image: &str) -> Value {
     json!({
         "apiVersion": "apps/v1", "kind": "Deployment",
@@ -185,6 +215,23 @@ pub(crate) fn deployment(name: &str, image: &str) -> Value {
         },
     })
 }
+
+/// The same of this good release, for a cluster.
+pub(crate) fn released(name: &str, number: u32) -> Value {
+    let mut object = deployment(name, "");
+    release(&mut object["spec"]["template"], number);
+    object["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] = json!(1);
+    object["spec"]["minReadySeconds"] = json!(min_ready_seconds());
+    object
+}
+
+/// On a cluster of somebody else containers may run, and one that crashes is ready for a moment before.
+pub(crate) fn min_ready_seconds() -> u32 {
+    if env::var_os("ROLLBACK_TEST_KUBECONFIG").is_some() { 3 } else { 0 }
+}
+
+/// How long a cluster may take: to pull an image, to start a pod, to see it crash again.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 
 /// The folder with `kube-apiserver` and the others.
 fn programs() -> Result<PathBuf, String> {
