@@ -134,7 +134,7 @@ impl What {
             },
             (_, Some(place), _) => Artefact::github(&place[0], &place[1]),
             (_, _, Some(file)) => {
-                let why = |e| Error::invalid(format!("{} cannot be read", file.display())).because(e);
+                let why = |e: std::io::Error| Error::invalid(format!("{} cannot be read", file.display())).because(e);
                 Artefact::app_spec(std::fs::read_to_string(file).map_err(why)?)
             }
             _ => return Err(Error::invalid("nothing to deploy was given")),

@@ -5,7 +5,11 @@ use std::{path::PathBuf, time::Duration};
 use rollback_aws::testing::{Server, Simulator, clock::VirtualClock, codedeploy::Shape};
 use rollback_core::clock::{Clock as _, SystemClock};
 use serde_json::{Value, json};
-use tokio::process::Command;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+    process::Command,
+};
 
 const DEPLOY: &str = env!("CARGO_BIN_EXE_codedeploy-deploy");
 
@@ -87,12 +91,14 @@ const V2: [&str; 10] =
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_good_revision_is_promoted_with_a_report_and_once_more_is_harmless() {
-    let stage = Stage::set().await;
-    let (status, text) = stage.run(&V2).await;
+    let (stage, url) = (Stage::set().await, healthy().await);
+    // Alarms tell of two minutes ago, and a test does not wait for that.
+    let args = [&V2[..8], &["--probe", url.as_str()]].concat();
+    let (status, text) = stage.run(&args).await;
     assert_eq!(status, 0, "{text}");
     assert_eq!(stage.serves(), [(key("v2"), 100.0)]);
     assert!(stage.report().contains("was promoted") && stage.report().contains("ana"), "{}", stage.report());
-    let (status, text) = stage.run(&V2).await;
+    let (status, text) = stage.run(&args).await;
     assert_eq!((status, stage.deployments().len()), (0, 2), "{text}");
 }
 
