@@ -1,6 +1,6 @@
 //! DynamoDB's room: tables with items, conditional writes and transactions.
 //!
-//! Conditions and updates are really evaluated ([`expression`] says how much of the language is known). Items are limited
+//! Conditions and updates are really evaluated, as far as their language is known here. Items are limited
 //! to 400 KB and transactions to 100 actions and 4 MB, a token makes a transaction idempotent for ten minutes, and a
 //! read that does not ask for consistency may show an item as it was before its last change, for half a second
 //! ([`Hands::lag`]). What expired is swept two days later, as "within a few days" is what AWS's guide says of it.

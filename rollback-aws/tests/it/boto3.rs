@@ -250,15 +250,15 @@ fn theirs(it: &Exchange) -> Option<String> {
 }
 
 /// An emulator of others, stopped when it is dropped.
-struct Emulator {
-    endpoint: String,
+pub(crate) struct Emulator {
+    pub(crate) endpoint: String,
     process: Child,
     _home: tempfile::TempDir,
 }
 
 impl Emulator {
     /// The program that `ROLLBACK_TEST_MINISTACK` names, else the one on the PATH. None where there is none, which was said.
-    async fn ministack() -> Option<Self> {
+    pub(crate) async fn ministack() -> Option<Self> {
         Self::start("ministack", "ROLLBACK_TEST_MINISTACK", "ministack", |command, port| {
             // It listens on all addresses unless it is told.
             command.env("BIND_HOST", "127.0.0.1").env("GATEWAY_PORT", port);
@@ -267,7 +267,7 @@ impl Emulator {
     }
 
     /// The `moto_server` that `ROLLBACK_TEST_MOTO` names, else the one on the PATH. None where there is none, which was said.
-    async fn moto() -> Option<Self> {
+    pub(crate) async fn moto() -> Option<Self> {
         Self::start("moto", "ROLLBACK_TEST_MOTO", "moto_server", |command, port| {
             command.args(["-H", "127.0.0.1", "-p", port]);
         })

@@ -2,7 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
+use aws_sdk_dynamodb::{
+    Client,
+    types::{AttributeDefinition, BillingMode, KeySchemaElement, ScalarAttributeType, TimeToLiveSpecification},
+};
 use rollback_aws::{
+    account::{Account, Login},
     dynamodb::{STORE, Store},
     testing::{
         Simulator,
@@ -16,6 +21,9 @@ use rollback_core::{
     store::{Record, Standing, Store as _},
     testing::store as suite,
 };
+use serde_json::Value;
+
+use crate::boto3::Emulator;
 
 const TABLE: &str = "rollouts";
 
@@ -45,6 +53,81 @@ async fn items_of_a_table_keep_every_promise() {
     keeps_every_promise(|| store(&aws)).await;
     assert_eq!(aws.dynamodb().stale_reads(), 0, "a read that is not consistent has shown what was no longer so");
     assert!(aws.dynamodb().largest(TABLE) < 400 * 1024);
+}
+
+/// Others have written what DynamoDB does as well: the same suite, over sockets.
+#[tokio::test(flavor = "multi_thread")]
+async fn items_of_a_table_of_ministack_keep_every_promise() {
+    let Some(ministack) = Emulator::ministack().await else { return };
+    let account = account_at(&ministack).await;
+    keeps_every_promise(|| store_of(&account)).await;
+}
+
+/// One call after the other: moto answers each on a thread of its own and checks a condition before it writes, without a
+/// lock, so that of many writes at once it may take two.
+#[tokio::test(flavor = "multi_thread")]
+async fn items_of_a_table_of_moto_keep_every_promise_that_asks_for_nothing_at_once() {
+    let Some(moto) = Emulator::moto().await else { return };
+    let account = account_at(&moto).await;
+    let store = store_of(&account);
+    suite::what_was_created_can_be_loaded(&store).await;
+    suite::the_same_record_twice_is_harmless(&store).await;
+    suite::an_id_taken_by_another_record_is_a_conflict(&store).await;
+    suite::a_busy_subject_is_a_conflict_that_names_the_open_rollout(&store).await;
+    suite::a_closed_subject_can_be_opened_again(&store).await;
+    suite::a_finished_record_is_not_opened_again_on_a_busy_subject(&store).await;
+    suite::an_update_replaces_the_record_and_raises_the_serial_by_one(&store).await;
+    suite::a_stale_serial_is_a_conflict_and_changes_nothing(&store).await;
+    suite::the_subject_of_a_record_never_changes(&store).await;
+    suite::open_lists_exactly_what_is_open(&store).await;
+    suite::a_beat_changes_every_time_and_belongs_to_its_driver(&store).await;
+    suite::requests_come_again_until_they_are_heard(&store).await;
+    suite::requests_follow_a_rollout_to_its_new_driver(&store).await;
+    suite::requests_are_numbered_after_what_was_heard(&store).await;
+    suite::nobody_asks_a_rollout_that_is_over(&store).await;
+    suite::history_is_newest_first_and_limited(&store).await;
+    suite::any_text_comes_back_as_it_was(&store).await;
+    suite::a_large_body_comes_back_as_it_was(&store).await;
+    suite::retention(&store_of(&account).keep(2), 2).await;
+    suite::reopening_finds_everything(async || store_of(&account)).await;
+}
+
+/// An emulator's account with the table in it.
+async fn account_at(emulator: &Emulator) -> Account {
+    let account = Login::new().simulator(&emulator.endpoint).open().await.unwrap();
+    make_table(&account.dynamodb(), &template()).await;
+    let ready = store_of(&account).preflight().await.unwrap();
+    assert!(ready.refused.is_empty(), "{ready:?}");
+    account
+}
+
+fn store_of(account: &Account) -> Store {
+    Store::new(account, TABLE).expect("a good name")
+}
+
+/// The properties of the table in the template.
+fn template() -> Value {
+    let template: Value = serde_json::from_str(&Store::template(TABLE).unwrap()).unwrap();
+    template["Resources"]["Rollouts"]["Properties"].clone()
+}
+
+/// Makes a table of such properties, as far as CreateTable takes them.
+async fn make_table(client: &Client, table: &Value) {
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let mut call = client.create_table().table_name(text(&table["TableName"]));
+    for one in table["AttributeDefinitions"].as_array().unwrap() {
+        let kind = ScalarAttributeType::from(one["AttributeType"].as_str().unwrap());
+        let one = AttributeDefinition::builder().attribute_name(text(&one["AttributeName"])).attribute_type(kind);
+        call = call.attribute_definitions(one.build().unwrap());
+    }
+    for one in table["KeySchema"].as_array().unwrap() {
+        let role = one["KeyType"].as_str().unwrap().into();
+        let one = KeySchemaElement::builder().attribute_name(text(&one["AttributeName"])).key_type(role);
+        call = call.key_schema(one.build().unwrap());
+    }
+    let protected = table["DeletionProtectionEnabled"].as_bool().unwrap();
+    let mode = BillingMode::from(table["BillingMode"].as_str().unwrap());
+    call.deletion_protection_enabled(protected).billing_mode(mode).send().await.unwrap();
 }
 
 fn record(subject: &str) -> Record {
@@ -219,7 +302,7 @@ async fn a_save_is_one_call_and_a_beat_is_one() {
     let before = total();
     ours.beat(&driver).await.unwrap();
     assert_eq!(total() - before, 1);
-    let items = serde_json::Value::from(aws.dynamodb().items(TABLE)).to_string();
+    let items = Value::from(aws.dynamodb().items(TABLE)).to_string();
     assert!(!items.contains("enough"), "what was heard is forgotten: {items}");
 }
 
@@ -261,7 +344,7 @@ async fn a_large_record_lies_in_several_items_and_they_go_with_it() {
 async fn nobody_reads_half_of_a_save() {
     let aws = simulator();
     let server = aws.listen("127.0.0.1:0").await.unwrap();
-    let login = || rollback_aws::account::Login::new().simulator(server.endpoint_url()).open();
+    let login = || Login::new().simulator(server.endpoint_url()).open();
     let (ours, theirs) = (Store::new(&login().await.unwrap(), TABLE), Store::new(&login().await.unwrap(), TABLE));
     let (ours, theirs) = (ours.unwrap(), theirs.unwrap());
     let first = record("checkout");
@@ -328,35 +411,15 @@ async fn the_policy_as_printed_is_all_that_the_store_needs() {
 /// The template makes a table that preflight accepts, and other tables are refused with what to do.
 #[tokio::test(start_paused = true)]
 async fn the_table_of_the_template_is_accepted_and_others_are_not() {
-    use aws_sdk_dynamodb::types::{
-        AttributeDefinition, BillingMode, KeySchemaElement, ScalarAttributeType, TimeToLiveSpecification,
-    };
-    let template: serde_json::Value = serde_json::from_str(&Store::template(TABLE).unwrap()).unwrap();
-    let table = &template["Resources"]["Rollouts"]["Properties"];
-    let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+    let table = template();
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
     let aws = Simulator::new();
     let store = store(&aws);
     let ready = store.preflight().await.unwrap();
     assert!(ready.refused[0].as_str().starts_with("there is no table rollouts"), "{ready:?}");
 
     let client = aws.account().dynamodb();
-    let make = async |table: &serde_json::Value| {
-        let mut call = client.create_table().table_name(text(&table["TableName"]));
-        for one in table["AttributeDefinitions"].as_array().unwrap() {
-            let kind = ScalarAttributeType::from(one["AttributeType"].as_str().unwrap());
-            let one = AttributeDefinition::builder().attribute_name(text(&one["AttributeName"])).attribute_type(kind);
-            call = call.attribute_definitions(one.build().unwrap());
-        }
-        for one in table["KeySchema"].as_array().unwrap() {
-            let role = one["KeyType"].as_str().unwrap().into();
-            let one = KeySchemaElement::builder().attribute_name(text(&one["AttributeName"])).key_type(role);
-            call = call.key_schema(one.build().unwrap());
-        }
-        let protected = table["DeletionProtectionEnabled"].as_bool().unwrap();
-        let mode = BillingMode::from(table["BillingMode"].as_str().unwrap());
-        call.deletion_protection_enabled(protected).billing_mode(mode).send().await.unwrap();
-    };
-    make(table).await;
+    make_table(&client, &table).await;
     let ready = store.preflight().await.unwrap();
     assert_eq!(ready.refused[0].as_str(), "table rollouts is CREATING; wait until it is ACTIVE");
     tokio::time::sleep(Duration::from_secs(10)).await;
@@ -379,7 +442,7 @@ async fn the_table_of_the_template_is_accepted_and_others_are_not() {
     other["TableName"] = "others".into();
     other["KeySchema"][1]["AttributeName"] = "when".into();
     other["AttributeDefinitions"][1]["AttributeName"] = "when".into();
-    make(&other).await;
+    make_table(&client, &other).await;
     let ready = Store::new(&aws.account(), "others").unwrap().preflight().await.unwrap();
     let said = "table others has the key (pk, when), and the store needs the partition key `pk` and the sort key `sk`";
     assert!(ready.refused[0].as_str().starts_with(said), "{ready:?}");
