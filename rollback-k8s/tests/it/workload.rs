@@ -448,7 +448,7 @@ async fn what_kubectl_undid_on_the_way_is_not_done_again() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     space.kubectl(&["rollout", "undo", "deployment/web"]);
-    let outcome = handle.finished().await;
+    let outcome = tokio::time::timeout(Duration::from_secs(60), handle.finished()).await.expect("it ends");
     assert!(matches!(outcome.rollout.state, State::Abandoned { .. }), "{outcome}");
     let after = space.get("deployment", "web");
     assert_eq!(after["spec"]["template"]["spec"]["containers"][0]["image"], json!(good(1)), "{outcome}");
