@@ -206,7 +206,8 @@ impl Workload {
     /// the rollout begins; going back names these copies where the originals have changed by then, and else the template
     /// is exactly what it was.
     ///
-    /// Not copied: what a controller owns, and `kube-root-ca.crt`; they are renewed while pods run.
+    /// Not copied: what a controller owns, and `kube-root-ca.crt`; they are renewed while pods run. Candidates that are
+    /// made without this option go on naming the copies that are there.
     #[must_use]
     pub const fn carry_config_maps(mut self) -> Self {
         self.carried.config_maps = true;

@@ -298,21 +298,26 @@ async fn on_a_real_server_flux_is_suspended_and_resumed_around_a_rollout() {
     space.apply(&owned(deployment("web", &good(1)), &space.name));
     space.kubectl(&["rollout", "status", "deployment/web", "--timeout=60s"]);
     let web = |says| Workload::deployment(&space.client, &space.name, "web").unwrap().suspend_flux(says);
-    let next = async |image: String| web(Repository::SaysBaseline).images([("web", image)]).await.unwrap();
+    // Also where there is one good image only.
+    let next = async |release: &str| {
+        let mut template = space.get("deployment", "web")["spec"]["template"].clone();
+        template["spec"]["containers"][0]["env"] = json!([{ "name": "RELEASE", "value": release }]);
+        web(Repository::SaysBaseline).template(release, &template).await.unwrap()
+    };
     let shop = || space.get(crd, "shop");
 
-    let outcome = roll_out(web(Repository::SaysBaseline), next(good(2)).await, true).await;
+    let outcome = roll_out(web(Repository::SaysBaseline), next("2").await, true).await;
     assert!(matches!(outcome.rollout.state, State::RolledBack { .. }), "{outcome}");
     assert!(shop()["metadata"]["generation"] == 3 && !is_suspended(&shop()), "{}", shop());
     assert_eq!(notes(&shop()).len(), 0);
 
-    let outcome = roll_out(web(Repository::SaysBaseline), next(good(3)).await, false).await;
+    let outcome = roll_out(web(Repository::SaysBaseline), next("3").await, false).await;
     assert_eq!(outcome.rollout.state, State::Promoted, "{outcome}");
     assert!(is_suspended(&shop()), "{}", shop());
     assert_eq!(notes(&shop()), [format!("Deployment {}/web", space.name)]);
 
     // The next rollout finds its own note, and ends what the last one left.
-    let outcome = roll_out(web(Repository::FollowsWhatServes), next(good(4)).await, false).await;
+    let outcome = roll_out(web(Repository::FollowsWhatServes), next("4").await, false).await;
     assert_eq!(outcome.rollout.state, State::Promoted, "{outcome}");
     assert!(!is_suspended(&shop()), "{}", shop());
     assert_eq!(notes(&shop()).len(), 0);

@@ -444,7 +444,7 @@ async fn a_real_deployment_is_promoted_and_a_bad_one_is_brought_back() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_kubectl_undid_on_the_way_is_not_done_again() {
     let Some(space) = cluster::namespace().await else { return };
-    space.apply(&deployment("web", &good(1)));
+    space.apply(&deployment("web", &cluster::good(1)));
     space.kubectl(&["rollout", "status", "deployment/web", "--timeout=60s"]);
     let web = Workload::deployment(&space.client, &space.name, "web").unwrap();
     let candidate = web.images([("web", bad())]).await.unwrap();
@@ -458,16 +458,16 @@ async fn what_kubectl_undid_on_the_way_is_not_done_again() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     space.kubectl(&["rollout", "undo", "deployment/web"]);
-    let outcome = handle.finished().await;
+    let outcome = tokio::time::timeout(Duration::from_secs(60), handle.finished()).await.expect("it ends");
     assert!(matches!(outcome.rollout.state, State::Abandoned { .. }), "{outcome}");
     let after = space.get("deployment", "web");
-    assert_eq!(after["spec"]["template"]["spec"]["containers"][0]["image"], json!(good(1)), "{outcome}");
+    assert_eq!(after["spec"]["template"]["spec"]["containers"][0]["image"], json!(cluster::good(1)), "{outcome}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn on_a_real_server_a_rollout_by_watch_ends_as_one_by_requests() {
     let Some(space) = cluster::namespace().await else { return };
-    space.apply(&deployment("web", &good(1)));
+    space.apply(&deployment("web", &cluster::good(1)));
     space.kubectl(&["rollout", "status", "deployment/web", "--timeout=60s"]);
     let watches = Watches::new(&space.client);
     let web = || Workload::deployment(&space.client, &space.name, "web").unwrap().watched_by(&watches);
