@@ -208,12 +208,12 @@ impl World {
                 self.put(&path, slice);
             }
         }
-        for (path, status) in self.controller.due(&self.objects) {
+        for (path, status, is_last) in self.controller.due(&self.objects) {
             let Some(mut object) = self.objects.get(&path).cloned() else { continue };
             if object["status"] != status {
                 object["status"] = status;
                 self.put(&path, object);
-            } else {
+            } else if is_last {
                 self.controller.rested(&path);
             }
         }

@@ -100,24 +100,30 @@ impl Controller {
         }
     }
 
-    /// The status that each workload and each route has by now.
-    pub(super) fn due(&self, objects: &Objects) -> Vec<(String, Value)> {
+    /// The status that each workload and each route has by now, and whether it is the last one.
+    pub(super) fn due(&self, objects: &Objects) -> Vec<(String, Value, bool)> {
         let workloads = self.restless.iter().filter_map(|path| objects.get_key_value(path));
         let routes = objects.iter().filter(|(path, _)| is_route(path));
         workloads
-            .map(|(path, object)| (path.clone(), self.status(path, object)))
-            .chain(routes.map(|(path, object)| (path.clone(), self.routed(path, object, objects))))
+            .map(|(path, object)| {
+                // Asked first: what is the last one a moment later is not known to be this one.
+                let is_last = !self.waits(path);
+                (path.clone(), self.status(path, object), is_last)
+            })
+            .chain(routes.map(|(path, object)| (path.clone(), self.routed(path, object, objects), false)))
             .collect()
     }
 
-    /// What stands as its controller left it, and is not waited for any more, is not looked at again until it is written.
-    pub(super) fn rested(&mut self, path: &str) {
+    /// Whether time alone will change its status.
+    fn waits(&self, path: &str) -> bool {
         let is_slow = |at: Instant| at.elapsed() < self.pace;
-        let waits = self.sets.get(path).is_some_and(|set| is_slow(set.at))
-            || self.changed.get(path).is_some_and(|changed| changed.fails || is_slow(changed.at));
-        if !waits {
-            self.restless.remove(path);
-        }
+        self.sets.get(path).is_some_and(|set| is_slow(set.at))
+            || self.changed.get(path).is_some_and(|changed| changed.fails || is_slow(changed.at))
+    }
+
+    /// It has its last status, and is not looked at again until it is written.
+    pub(super) fn rested(&mut self, path: &str) {
+        self.restless.remove(path);
     }
 
     /// What stands behind each Service with a selector: the ready ones of the pods that it selects.
