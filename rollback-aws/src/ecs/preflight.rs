@@ -237,37 +237,26 @@ impl Service {
         Ok(ready)
     }
 
-    #[cfg(feature = "cloudwatch")]
     async fn prove_alarms(&self, ready: &mut Readiness, names: &[String]) -> Result<()> {
-        let Some(alarms) = &self.alarms else {
-            self.unproved_alarms(ready, names);
+        #[cfg(feature = "cloudwatch")]
+        if let Some(alarms) = &self.alarms {
+            let unfit = alarms.unfit(names).await?;
+            if unfit.is_empty() {
+                ready.proved.push(Note::new(format!("its deployment alarms are quiet: {}", names.join(", "))));
+            }
+            for (name, why) in unfit {
+                ready.refused.push(Note::new(format!(
+                    "deployment alarm {name} {why}: ECS would listen to none of them for the whole deployment"
+                )));
+            }
             return Ok(());
-        };
-        let unfit = alarms.unfit(names).await?;
-        if unfit.is_empty() {
-            ready.proved.push(Note::new(format!("its deployment alarms are quiet: {}", names.join(", "))));
         }
-        for (name, why) in unfit {
-            ready.refused.push(Note::new(format!(
-                "deployment alarm {name} {why}: ECS would listen to none of them for the whole deployment"
-            )));
-        }
-        Ok(())
-    }
-
-    #[cfg(not(feature = "cloudwatch"))]
-    #[expect(clippy::unused_async, reason = "with CloudWatch it asks")]
-    async fn prove_alarms(&self, ready: &mut Readiness, names: &[String]) -> Result<()> {
-        self.unproved_alarms(ready, names);
-        Ok(())
-    }
-
-    fn unproved_alarms(&self, ready: &mut Readiness, names: &[String]) {
         ready.not_provable.push(Note::new(format!(
             "that none of its deployment alarms ({}) fires now: ECS would listen to none of them for the whole deployment; \
              Service::alarms looks",
             names.join(", ")
         )));
+        Ok(())
     }
 
     /// What a load balancer would not find in the candidate.
