@@ -537,6 +537,11 @@ impl Group {
                 read => read?,
             };
         }
+        let before: Arc<[Target]> = match &found.rolled_back {
+            // Only what a person is told: nothing waits for it.
+            Some(it) if !fresh => self.targets(it).await.unwrap_or_else(|_| Arc::new([])),
+            _ => Arc::new([]),
+        };
         let now = self.client().config().time_source();
         let now = now.and_then(|it| Timestamp::try_from(it.now()).ok()).unwrap_or(Timestamp::MAX);
         let newest = found.newest.as_ref();
@@ -545,7 +550,7 @@ impl Group {
             over.is_none_or(|over| Duration::try_from(now.duration_since(over)).is_ok_and(|it| it >= self.settle));
         let stopping =
             newest.is_some_and(|it| self.known().stopping.get(&it.id).is_some_and(|at| at.elapsed() < self.settle));
-        Ok(Seen { change, platform: self.platform, baseline, found, targets, settled, stopping })
+        Ok(Seen { change, platform: self.platform, baseline, found, targets, before, settled, stopping })
     }
 
     // --------------------------------------------------------------------------------------------------------- acting
@@ -685,6 +690,7 @@ struct Seen<'a> {
     baseline: Spec,
     found: Found,
     targets: Arc<[Target]>,
+    before: Arc<[Target]>,
     settled: bool,
     stopping: bool,
 }
@@ -699,6 +705,7 @@ impl Seen<'_> {
             newest: self.found.newest.as_deref(),
             rolled_back: self.found.rolled_back.as_deref(),
             targets: &self.targets,
+            targets_before: &self.before,
             stopping: self.stopping,
             settled: self.settled,
         }

@@ -86,6 +86,22 @@ async fn said(command: &mut Command) -> (i32, String) {
     (output.status.code().unwrap(), text)
 }
 
+/// The address of something that answers 200 to everything.
+async fn healthy() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let _ = stream.read(&mut [0; 4096]).await;
+                let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok";
+                let _ = stream.write_all(answer).await;
+            });
+        }
+    });
+    url
+}
+
 const V2: [&str; 10] =
     ["shop", "production", "--platform", "in-place", "--s3", "builds", "shop.zip", "v2", "--alarms", "shop-errors"];
 

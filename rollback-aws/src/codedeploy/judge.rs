@@ -20,6 +20,8 @@ pub(super) struct Sight<'a> {
     pub(super) rolled_back: Option<&'a Deployment>,
     /// Of the newest, where they are needed.
     pub(super) targets: &'a [Target],
+    /// Of the deployment that it rolls back: what that one failed of.
+    pub(super) targets_before: &'a [Target],
     /// We have asked for the newest to be stopped, and that was accepted.
     pub(super) stopping: bool,
     /// The newest ended so long ago that a rollback of it would be there.
@@ -87,7 +89,7 @@ impl Sight<'_> {
                 only(Progress::Failed(Note::new(format!("deployment {id} went back already"))))
             }
             Whose::Theirs => {
-                let why = self.rolled_back.map(Deployment::tell).unwrap_or_default();
+                let why = self.rolled_back.map_or_else(Note::default, |it| told(it, self.targets_before));
                 only(Progress::Failed(Note::new(format!("{why}; CodeDeploy rolls it back by deployment {id}"))))
             }
             Whose::Forward => match (newest.status, goal) {
@@ -220,14 +222,7 @@ impl Sight<'_> {
     }
 
     fn told(&self, newest: &Deployment) -> Note {
-        let failed: Vec<String> =
-            self.targets.iter().filter(|it| it.at.is_some() && !it.succeeded()).map(told_of).collect();
-        let more = newest.message.as_ref().filter(|_| newest.rolled_back_by.is_none());
-        let more = more.map(|it| format!("; {it}")).unwrap_or_default();
-        match failed.is_empty() {
-            true => Note::new(format!("{}{more}", newest.tell())),
-            false => Note::new(format!("{}: {}{more}", newest.tell(), failed.join(", "))),
-        }
+        told(newest, self.targets)
     }
 
     fn under_way(&self, newest: &Deployment) -> Note {
@@ -282,6 +277,17 @@ impl Sight<'_> {
             _ => Serves::Other,
         };
         self.targets.iter().map(|it| Part::new(&it.name, serves(it))).collect()
+    }
+}
+
+/// How a deployment ended, and of what on which targets.
+fn told(of: &Deployment, targets: &[Target]) -> Note {
+    let failed: Vec<String> = targets.iter().filter(|it| it.at.is_some() && !it.succeeded()).map(told_of).collect();
+    let more = of.message.as_ref().filter(|_| of.rolled_back_by.is_none());
+    let more = more.map(|it| format!("; {it}")).unwrap_or_default();
+    match failed.is_empty() {
+        true => Note::new(format!("{}{more}", of.tell())),
+        false => Note::new(format!("{}: {}{more}", of.tell(), failed.join(", "))),
     }
 }
 
