@@ -560,7 +560,7 @@ impl Group {
     async fn deploy(&self, change: &Change, forward: bool, attempt: &Attempt, from: Option<&str>) -> Result<()> {
         let spec = Spec::of(if forward { &change.candidate } else { &change.baseline })?;
         let artefact = match from {
-            Some(version) if !forward => spec.artefact.from_version(version),
+            Some(version) if !forward => spec.artefact.starting_at(version),
             _ => spec.artefact.clone(),
         };
         let mark = Mark::new(&change.rollout, attempt.goal, &attempt.nonce);

@@ -310,7 +310,7 @@ impl Group {
     }
 
     async fn prove_config(&self, ready: &mut Readiness, info: &DeploymentGroupInfo) -> Result<()> {
-        let own = self.config.as_deref().or(info.deployment_config_name());
+        let own = self.config.as_deref().or_else(|| info.deployment_config_name());
         let back = self.way_back();
         for name in own.into_iter().chain(back.as_deref()) {
             let call = self.client().get_deployment_config().deployment_config_name(name).send();

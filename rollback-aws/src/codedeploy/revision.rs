@@ -152,7 +152,7 @@ impl Artefact {
 
     /// With another `CurrentVersion`: what a Lambda alias is at when this is deployed again. As it is, if it is no JSON or
     /// says the same already.
-    pub(super) fn from_version(&self, current: &str) -> Self {
+    pub(super) fn starting_at(&self, current: &str) -> Self {
         let Place::AppSpec { content: Some(content), .. } = &self.0 else { return self.clone() };
         let Some(mut spec) = serde_json::from_str::<Value>(content).ok() else { return self.clone() };
         let mut changed = false;
@@ -359,10 +359,10 @@ mod tests {
         let (one, other) = (Artefact::app_spec(spec("1", "2")), Artefact::app_spec(spec("7", "2")));
         assert_eq!(one.id(), other.id());
         assert_ne!(one.id(), Artefact::app_spec(spec("1", "3")).id());
-        assert_eq!(one.from_version("7"), other);
-        assert_eq!(one.from_version("1"), one);
+        assert_eq!(one.starting_at("7"), other);
+        assert_eq!(one.starting_at("1"), one);
         let yaml = Artefact::app_spec("version: 0.0\nResources: []");
-        assert_eq!(yaml.from_version("7"), yaml);
+        assert_eq!(yaml.starting_at("7"), yaml);
         assert!(one.can_start_from_any_version() && !yaml.can_start_from_any_version());
     }
 

@@ -162,15 +162,19 @@ impl Settings {
         }
         let blue_green = info.blue_green_deployment_configuration();
         if let Some(ready) = self.ready {
-            let tell = |minutes: Option<u32>| minutes.map_or("goes on at once".into(), |it| format!("{it} minutes"));
+            let tell =
+                |minutes: Option<u32>| minutes.map_or_else(|| "goes on at once".into(), |it| format!("{it} minutes"));
             differs("waits before the traffic", tell(ready_wait(info)), tell(ready));
         }
         if let Some(minutes) = self.terminate {
             let is = blue_green.and_then(|it| it.terminate_blue_instances_on_deployment_success());
-            let is = is.map_or("no wait".into(), |it| match it.action() {
-                Some(InstanceAction::KeepAlive) => "they are kept".into(),
-                _ => format!("{} minutes", it.termination_wait_time_in_minutes()),
-            });
+            let is = is.map_or_else(
+                || "no wait".into(),
+                |it| match it.action() {
+                    Some(InstanceAction::KeepAlive) => "they are kept".into(),
+                    _ => format!("{} minutes", it.termination_wait_time_in_minutes()),
+                },
+            );
             differs("keeps the old ones", is, format!("{minutes} minutes"));
         }
         if let Some(name) = &self.config {

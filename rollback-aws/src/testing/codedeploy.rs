@@ -350,7 +350,7 @@ impl Room {
         };
         let asked = json!({ "autoRollbackConfiguration": { "enabled": false } });
         let (app, name) = (from.app.clone(), from.group.clone());
-        let made = self.make(&app, &name, last.revision.clone(), config, asked, "codeDeployRollback", Some(&from), now);
+        let made = self.make(&app, &name, last.revision, config, asked, "codeDeployRollback", Some(&from), now);
         let it = self.deployments.get_mut(id).expect("it was there");
         it.rolled_back_by = Some(made.clone());
         it.message =
@@ -379,8 +379,8 @@ impl Room {
         let settings = group.settings.clone();
         let platform = platform_of(&settings);
         let previous = group.succeeded.as_ref().and_then(|id| self.deployments.get(id)).map(|it| it.revision.clone());
-        let auto = asked.get("autoRollbackConfiguration").unwrap_or(&settings["autoRollbackConfiguration"]);
-        let alarm = asked.get("overrideAlarmConfiguration").unwrap_or(&settings["alarmConfiguration"]);
+        let auto = asked.get("autoRollbackConfiguration").unwrap_or_else(|| &settings["autoRollbackConfiguration"]);
+        let alarm = asked.get("overrideAlarmConfiguration").unwrap_or_else(|| &settings["alarmConfiguration"]);
         let on = |it: &Value| it["enabled"].as_bool() == Some(true);
         let texts = |it: &Value, member: Option<&str>| -> Vec<String> {
             let list = it.as_array().into_iter().flatten();
@@ -538,7 +538,7 @@ fn blue_green(it: &mut Deployment, group: &Group, back: Option<&Deployment>, pla
         }
     }
     ready(it, plan);
-    for at in green.clone() {
+    for at in green {
         for event in ALLOW {
             plan.event(at, event, SECOND);
         }

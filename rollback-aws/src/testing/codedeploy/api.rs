@@ -224,7 +224,7 @@ impl Room {
         Ok(json!({ "deploymentConfigId": id_of(&name) }))
     }
 
-    fn get_config(&mut self, asked: &Value) -> Answer {
+    fn get_config(&self, asked: &Value) -> Answer {
         let name = needed(asked, "deploymentConfigName", "DeploymentConfigNameRequiredException")?;
         Ok(json!({ "deploymentConfigInfo": self.config_of(name)? }))
     }
@@ -309,7 +309,7 @@ impl Room {
         check_auto_rollback(&asked["autoRollbackConfiguration"])?;
         check_alarms(&asked["overrideAlarmConfiguration"])?;
         let settings = &self.apps[&app].groups[&group].settings;
-        let config = asked["deploymentConfigName"].as_str().or(settings["deploymentConfigName"].as_str());
+        let config = asked["deploymentConfigName"].as_str().or_else(|| settings["deploymentConfigName"].as_str());
         let config = config.unwrap_or_default().to_owned();
         let platform = self.apps[&app].platform.clone();
         if self.config_of(&config)?["computePlatform"].as_str().is_some_and(|it| it != platform) {
@@ -350,7 +350,7 @@ impl Room {
         Ok(json!({ "deploymentInfo": self.deployment(asked)?.describe() }))
     }
 
-    fn batch_get_deployments(&mut self, asked: &Value) -> Answer {
+    fn batch_get_deployments(&self, asked: &Value) -> Answer {
         let ids = texts(&asked["deploymentIds"]);
         if ids.is_empty() {
             return Err(refusal("DeploymentIdRequiredException", "At least one deployment ID must be specified."));
@@ -487,8 +487,7 @@ impl Room {
         }
         let given = asked["lifecycleEventHookExecutionId"].as_str().unwrap_or_default().to_owned();
         let it = self.deployment(asked)?;
-        let hooks: Vec<String> = it.hooks().collect();
-        if !hooks.contains(&given) {
+        if !it.hooks().any(|id| id == given) {
             let why = "The hook execution id is not one of this deployment.";
             return Err(refusal("InvalidLifecycleEventHookExecutionIdException", why));
         }
