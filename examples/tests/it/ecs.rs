@@ -9,13 +9,18 @@ use rollback_aws::testing::{
 };
 use rollback_core::clock::{Clock as _, SystemClock};
 use serde_json::{Value, json};
-use tokio::process::Command;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+    process::Command,
+};
 
 const DEPLOY: &str = env!("CARGO_BIN_EXE_ecs-deploy");
 
 struct Stage {
     aws: Simulator,
     server: Server,
+    probe: String,
     folder: tempfile::TempDir,
 }
 
@@ -30,7 +35,7 @@ impl Stage {
         aws.ecs().service("shop", "checkout", "checkout:1", &Setup::new(config));
         aws.cloudwatch().alarm("checkout-errors");
         let server = aws.listen("127.0.0.1:0").await.unwrap();
-        Self { aws, server, folder: tempfile::tempdir().unwrap() }
+        Self { aws, server, probe: healthy().await, folder: tempfile::tempdir().unwrap() }
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -40,7 +45,7 @@ impl Stage {
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(DEPLOY);
         command.arg("shop/checkout").args(args).args(["--bake", "500ms", "--every", "200ms", "--by", "ana"]);
-        command.args(["--alarms", "checkout-errors", "--endpoint-url", &self.server.endpoint_url()]);
+        command.args(["--probe", &self.probe, "--endpoint-url", &self.server.endpoint_url()]);
         command.arg("--store").arg(self.file("store.db")).arg("--report").arg(self.file("report.md"));
         command.env("AWS_SECRET_ACCESS_KEY", "hunter2").env("AWS_ACCESS_KEY_ID", "AKIDSOMEBODY");
         for name in ["HTTP_PROXY", "http_proxy", "AWS_PROFILE", "AWS_REGION", "GITHUB_STEP_SUMMARY"] {
@@ -75,6 +80,20 @@ async fn said(command: &mut Command) -> (i32, String) {
     (output.status.code().unwrap(), text)
 }
 
+/// An address that answers every request with 200.
+async fn healthy() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+            let _ = stream.read(&mut [0; 4096]).await;
+            let _ = stream.write_all(answer).await;
+        }
+    });
+    address
+}
+
 fn canary() -> Value {
     json!({ "strategy": "CANARY", "canaryConfiguration": { "canaryPercent": 10.0, "canaryBakeTimeInMinutes": 0 } })
 }
@@ -97,7 +116,9 @@ async fn a_good_task_definition_is_promoted_step_by_step_and_once_more_is_harmle
 #[tokio::test(flavor = "multi_thread")]
 async fn an_alarm_that_fires_brings_the_old_task_definition_back_with_a_report() {
     let stage = Stage::set(canary()).await;
-    let args = ["--task-definition", "checkout:2", "--steps", "10,100", "--set-pauses", "60m"];
+    // An alarm's evidence ends two minutes before the look, so only what goes back is quick.
+    let alarms = ["--alarms", "checkout-errors"];
+    let args = ["--task-definition", "checkout:2", "--steps", "10,100", "--set-pauses", "60m", alarms[0], alarms[1]];
     let mut command = stage.command(&args);
     let run = tokio::spawn(async move { said(&mut command).await });
     while stage.last().weight != Some(10.0) {

@@ -616,7 +616,7 @@ async fn each_request_may_go_wrong_in_each_way_and_the_end_is_the_same() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a measurement"]
 async fn measured_from_a_breach_to_the_request_that_goes_back() {
-    use std::time::Instant;
+    use tokio::time::Instant;
     for (fleet, call) in [
         (Fleet::blue_green as fn() -> Fleet, "ecs:ContinueServiceDeployment"),
         (Fleet::unpaused, "ecs:StopServiceDeployment"),
