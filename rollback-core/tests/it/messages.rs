@@ -310,7 +310,7 @@ async fn a_message_that_was_taken_is_not_sent_again_for_an_answer_that_is_long_o
     for receiver in
         [Raw::page("200 OK", "", &huge).await, Raw::drip().await, Raw::page("404 Not Found", "", &huge).await]
     {
-        let hook = Webhook::new(&receiver.url("")).unwrap();
+        let hook = Webhook::new(receiver.url("")).unwrap();
         let tally = hook.tally();
         // It waits for what is under way when it is dropped.
         let sent = tokio::task::spawn_blocking(move || hook.on(&rolled_back("checkout")[0]));
