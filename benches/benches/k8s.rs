@@ -119,7 +119,7 @@ async fn measure(live: usize, window: Duration) {
 async fn start(engine: &Engine, client: &Client, watches: &Watches, n: usize) -> Handle {
     let name = format!("web-{n}");
     let gate = Pods::of(watches, "default", &format!("deployment/{name}")).expect("a workload");
-    let workload = Workload::deployment(client, "default", &name).expect("a good name");
+    let workload = Workload::deployment(client, "default", &name).expect("a good name").watched_by(watches);
     let candidate = workload.images([("app", NEW)]).await.expect("it has this container");
     let target = Target::new(&name, workload).expect("a good id").gate(gate, Policy::default());
     engine.register(target).expect("a good target");

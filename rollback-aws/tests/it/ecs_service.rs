@@ -646,7 +646,8 @@ async fn measured_from_a_breach_to_the_request_that_goes_back() {
             while !ready(&handle.status().state) {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            // The clock was put forward, so nothing is believed before the next beat.
+            tokio::time::sleep(Duration::from_millis(1500)).await;
             let before = fleet.aws.calls().get(call).copied().unwrap_or_default();
             let breach = Instant::now();
             signal.unhealthy("a measurement");
