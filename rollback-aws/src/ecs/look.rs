@@ -241,7 +241,8 @@ impl Seen {
         })
     }
 
-    /// Whether the attempt is past landing: it was carried out, or can no longer be.
+    /// Whether the attempt is known to have been carried out. What may only be past being carried out is waited for: a stop of
+    /// a deployment that came to its end first.
     pub(super) fn has_landed(&self, baseline: &str, candidate: &str, attempt: &Attempt) -> bool {
         let Some(then) = At::read(&attempt.version) else { return false };
         let wanted = if attempt.goal.is_forward() { candidate } else { baseline };
@@ -257,7 +258,11 @@ impl Seen {
         }
         match then.hook() {
             Some(_) => then.phase != now.phase,
-            None => !matches!(self.place(), Place::Towards(_)),
+            None => match self.place() {
+                Place::Towards(_) => false,
+                Place::Rest(it) | Place::Told(it) => it == wanted,
+                Place::Broken(_) | Place::Back(_) => true,
+            },
         }
     }
 }
