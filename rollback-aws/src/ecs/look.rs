@@ -185,6 +185,8 @@ impl Seen {
         let ours =
             last.as_ref().is_some_and(|last| if last.is_at_rest() { last.arn != now.arn } else { last.arn == now.arn });
         let begun = last.as_ref().is_some_and(|last| !last.is_at_rest() || last.arn != now.arn);
+        // By somebody, or by a driver that could not save that it goes back, and died: either way it is where it ends.
+        let brought_back = || Judged::Failed(format!("{baseline} was brought back while {candidate} was on its way"));
         Judged::Progress(match self.place() {
             Place::Rest(it) if it == candidate => match share {
                 None => return Judged::Done,
@@ -199,18 +201,17 @@ impl Seen {
                 Some(current) if begun && ours && current.target == candidate => {
                     return Judged::Failed(format!("ECS has gone back to {baseline}: {}", current.why()));
                 }
-                _ if begun => {
-                    let what = format!("somebody has brought {baseline} back while {candidate} was on its way");
-                    Progress::Drifted(what.into())
-                }
+                _ if begun => return brought_back(),
                 _ => Progress::Due(Note::new(format!("deploy {candidate}"))),
             },
             Place::Rest(other) => Progress::Drifted(Note::new(format!("the service serves {other}"))),
             Place::Told(it) if it == candidate => Progress::Underway(Note::new(format!("ECS was told {it}"))),
+            Place::Told(it) if begun && it == baseline => return brought_back(),
             Place::Told(other) => Progress::Drifted(Note::new(format!("the service was told {other}"))),
             Place::Broken(it) | Place::Back(it) if it.target == candidate => return Judged::Failed(it.why()),
             Place::Broken(it) | Place::Back(it) => Progress::Drifted(Note::new(it.why())),
             Place::Towards(it) if it.target == candidate => return it.forward(share),
+            Place::Towards(it) if begun && it.target == baseline => return brought_back(),
             Place::Towards(it) => Progress::Drifted(Note::new(format!("somebody deploys {}", it.target))),
         })
     }
