@@ -1,8 +1,17 @@
-//! What the tools for AWS share: the way into the account.
+//! What the tools for AWS share: the way into the account, and the gates that watch a target of any kind.
+
+use std::time::Duration;
 
 use clap::Args;
-use rollback_aws::account::{Account, Login, Role};
-use rollback_core::Result;
+use rollback_aws::{
+    account::{Account, Login, Role},
+    cloudwatch::{AlarmGate, Alarms},
+};
+use rollback_core::{
+    Result,
+    engine::Target,
+    gate::{Http, Policy},
+};
 
 /// Which account, where.
 #[derive(Args, Clone, Debug)]
@@ -36,6 +45,26 @@ impl In {
         }
         login.open().await
     }
+}
+
+/// The target with a gate on these alarms and on this address, where they were given, judged and looked at so often.
+///
+/// # Errors
+/// When a name is none of an alarm, or the address is none.
+pub fn watched(
+    mut target: Target,
+    alarms: &Alarms,
+    names: Option<&[String]>,
+    probe: Option<&str>,
+    every: Duration,
+) -> Result<Target> {
+    if let Some(names) = names {
+        target = target.gate(AlarmGate::new("alarms", alarms, names)?, Policy::default().every(every));
+    }
+    if let Some(url) = probe {
+        target = target.gate(Http::new("probe", url)?, Policy::default().every(every).unhealthy_after(2, 3));
+    }
+    Ok(target.look_every(every.min(Duration::from_secs(2)), every * 2))
 }
 
 /// Whether an endpoint is on this machine.

@@ -14,7 +14,7 @@ use rollback_core::{
     Error, ErrorKind, Result,
     engine::{Engine, Handle, NewRollout, Outcome},
     listener::Progress,
-    model::TargetId,
+    model::{Revision, TargetId},
     report::Report,
     store::Sql,
 };
@@ -64,6 +64,12 @@ impl Keep {
             Some((id, why)) => Err(why.during(format!("rollout {id}, which an earlier run left, cannot be taken up"))),
             None => Ok(resumed.handles),
         }
+    }
+
+    /// The candidate of what an earlier run left for this target: it goes on with its own.
+    pub fn candidate(left: &[Handle], target: &TargetId) -> Option<Revision> {
+        let left = left.iter().map(Handle::status).find(|left| left.change.target == *target)?;
+        Some(left.change.candidate.clone())
     }
 
     /// Runs a rollout to its end, or the one of the same target that was left. Tells how it ended, and writes the report. None
@@ -130,6 +136,17 @@ pub fn time(text: &str) -> Result<Duration, String> {
 /// Tells whoever listens. A rollout does not end because its reader has gone away.
 pub fn say(text: &str) {
     let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+/// Prints what was asked for, as the policy or role that a program needs, and that is all.
+pub fn printed(program: &str, text: Result<String>) -> ExitCode {
+    match text {
+        Ok(text) => {
+            say(text.trim_end());
+            ExitCode::SUCCESS
+        }
+        Err(e) => status(program, Err(e)),
+    }
 }
 
 /// The exit status: the outcome's, or what an error before the start means.

@@ -5,20 +5,19 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 use clap::{Parser, ValueEnum};
 use rollback_aws::{
     account::Account,
-    cloudwatch::{AlarmGate, Alarms, LOOK},
+    cloudwatch::{Alarms, LOOK},
     codedeploy::{Artefact, Busy, Group, Platform, Poller},
     iam::Policy,
 };
 use rollback_core::{
     Error, Result,
     engine::{NewRollout, Outcome, Target},
-    gate::{Http, Policy as Patience},
     model::{Revision, TargetId, Weight},
     plan::{Approval, Plan, Step},
 };
 use rollback_examples::{
-    aws::In,
-    tool::{Keep, say, status, time},
+    aws::{In, watched},
+    tool::{Keep, printed, status, time},
 };
 
 /// Deploys a revision to a deployment group of CodeDeploy, watches it, and brings the old one back when it misbehaves: by a
@@ -169,15 +168,8 @@ impl Args {
     }
 
     fn target(&self, account: &Account, group: &Group) -> Result<Target> {
-        let mut target = Target::new(self.id()?.as_str(), group.clone())?;
-        if let Some(names) = &self.watch.alarms {
-            let gate = AlarmGate::new("alarms", &Alarms::new(account), names)?;
-            target = target.gate(gate, Patience::default().every(self.every));
-        }
-        if let Some(url) = &self.watch.probe {
-            target = target.gate(Http::new("probe", url)?, Patience::default().every(self.every).unhealthy_after(2, 3));
-        }
-        Ok(target.look_every(self.every.min(Duration::from_secs(2)), self.every * 2))
+        let (target, alarms) = (Target::new(self.id()?.as_str(), group.clone())?, Alarms::new(account));
+        watched(target, &alarms, self.watch.alarms.as_deref(), self.watch.probe.as_deref(), self.every)
     }
 
     fn id(&self) -> Result<TargetId> {
@@ -190,13 +182,7 @@ async fn main() -> ExitCode {
     let args = Args::parse();
     match &args.print_policy {
         None => status(PROGRAM, run(args).await),
-        Some(number) => match policy(&args, number).await {
-            Ok(policy) => {
-                say(&policy);
-                ExitCode::SUCCESS
-            }
-            Err(e) => status(PROGRAM, Err(e)),
-        },
+        Some(number) => printed(PROGRAM, policy(&args, number).await),
     }
 }
 

@@ -4,19 +4,21 @@ use std::{process::ExitCode, time::Duration};
 
 use clap::Parser;
 use rollback_aws::{
-    account::{Account, Login, Role},
-    cloudwatch::{AlarmGate, Alarms, LOOK},
+    account::Account,
+    cloudwatch::{Alarms, LOOK},
     ecs::{Service, Settings},
     iam::Policy,
 };
 use rollback_core::{
     Result,
     engine::{NewRollout, Outcome, Target},
-    gate::{Http, Policy as Patience},
     model::{Revision, TargetId},
     plan::Plan,
 };
-use rollback_examples::tool::{Keep, say, status, time};
+use rollback_examples::{
+    aws::{In, watched},
+    tool::{Keep, printed, say, status, time},
+};
 
 /// Deploys a task definition to an ECS service by the service's own strategy, watches it, and brings the old one back when it
 /// misbehaves.
@@ -58,15 +60,8 @@ struct Args {
     /// Print the IAM policy that this needs, and end.
     #[arg(long)]
     print_policy: bool,
-    /// As this role, assumed with the credentials of the environment.
-    #[arg(long, value_name = "ARN")]
-    role: Option<String>,
-    /// In this region.
-    #[arg(long, value_name = "NAME")]
-    region: Option<String>,
-    /// Ask this endpoint instead of AWS's own, as http://127.0.0.1:4566 of aws-simulator.
-    #[arg(long, value_name = "URL")]
-    endpoint_url: Option<String>,
+    #[command(flatten)]
+    at: In,
     #[command(flatten)]
     keep: Keep,
 }
@@ -96,20 +91,6 @@ struct Watch {
 }
 
 impl Args {
-    async fn account(&self) -> Result<Account> {
-        let mut login = Login::new();
-        if let Some(region) = &self.region {
-            login = login.region(region);
-        }
-        if let Some(role) = &self.role {
-            login = login.role(Role::new(role));
-        }
-        if let Some(url) = &self.endpoint_url {
-            login = if is_here(url) { login.simulator(url) } else { login.endpoint_url(url) };
-        }
-        login.open().await
-    }
-
     /// What the service is to be set to first.
     fn settings(&self) -> Option<Settings> {
         let mut settings = Settings::new();
@@ -124,15 +105,8 @@ impl Args {
 
     fn target(&self, account: &Account, service: Service) -> Result<Target> {
         let alarms = Alarms::new(account);
-        let mut target = Target::new(self.id()?.as_str(), service.alarms(&alarms))?;
-        if let Some(names) = &self.watch.alarms {
-            let gate = AlarmGate::new("alarms", &alarms, names)?;
-            target = target.gate(gate, Patience::default().every(self.every));
-        }
-        if let Some(url) = &self.watch.probe {
-            target = target.gate(Http::new("probe", url)?, Patience::default().every(self.every).unhealthy_after(2, 3));
-        }
-        Ok(target.look_every(self.every.min(Duration::from_secs(2)), self.every * 2))
+        let target = Target::new(self.id()?.as_str(), service.alarms(&alarms))?;
+        watched(target, &alarms, self.watch.alarms.as_deref(), self.watch.probe.as_deref(), self.every)
     }
 
     async fn revision(&self, service: &Service) -> Result<Revision> {
@@ -149,32 +123,17 @@ impl Args {
     }
 }
 
-/// Whether an endpoint is on this machine.
-fn is_here(url: &str) -> bool {
-    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
-    let host = rest.split(['/', '?']).next().unwrap_or_default();
-    ["127.0.0.1", "localhost", "[::1]"]
-        .iter()
-        .any(|here| host.strip_prefix(here).is_some_and(|port| port.is_empty() || port.starts_with(':')))
-}
-
 #[tokio::main]
 async fn main() -> ExitCode {
     let args = Args::parse();
-    if !args.print_policy {
-        return status(PROGRAM, run(args).await);
+    if args.print_policy {
+        return printed(PROGRAM, policy(&args).await);
     }
-    match policy(&args).await {
-        Ok(policy) => {
-            say(&policy);
-            ExitCode::SUCCESS
-        }
-        Err(e) => status(PROGRAM, Err(e)),
-    }
+    status(PROGRAM, run(args).await)
 }
 
 async fn policy(args: &Args) -> Result<String> {
-    let account = args.account().await?;
+    let account = args.at.account().await?;
     let service = Service::new(&account, &args.service, rollback_aws::ecs::Shape::rolling())?;
     let mut policy = service.policy().and(Policy::new().allow(LOOK, ["*"]));
     if args.settings().is_some() {
@@ -188,7 +147,7 @@ async fn policy(args: &Args) -> Result<String> {
 
 async fn run(args: Args) -> Result<Option<Outcome>> {
     let plan = Plan::canary(args.steps.iter().copied(), args.bake)?;
-    let account = args.account().await?;
+    let account = args.at.account().await?;
     let mut service = Service::open(&account, &args.service).await?;
     if let Some(settings) = args.settings() {
         for lacks in service.lacks(&settings).await? {
@@ -203,8 +162,8 @@ async fn run(args: Args) -> Result<Option<Outcome>> {
     engine.register(args.target(&account, service.clone())?)?;
     let left = args.keep.left(&engine).await?;
     // What an earlier run left goes on with its own candidate.
-    let candidate = match left.iter().map(|it| it.status()).find(|left| left.change.target == id) {
-        Some(left) => left.change.candidate.clone(),
+    let candidate = match Keep::candidate(&left, &id) {
+        Some(candidate) => candidate,
         None => args.revision(&service).await?,
     };
     let outcome = args.keep.run(&engine, &left, NewRollout::new(id.as_str(), candidate, plan)?, &id).await;

@@ -10,7 +10,7 @@ use rollback_core::{
     model::TargetId,
     plan::Plan,
 };
-use rollback_examples::tool::{Keep, say, status, time};
+use rollback_examples::tool::{Keep, printed, status, time};
 use rollback_k8s::{
     Client, HttpRoute, Watches,
     access::{self, Access},
@@ -120,16 +120,10 @@ impl Args {
 #[tokio::main]
 async fn main() -> ExitCode {
     let args = Args::parse();
-    if !args.print_rbac {
-        return status(PROGRAM, run(args).await);
+    if args.print_rbac {
+        return printed(PROGRAM, rbac(&args).await);
     }
-    match rbac(&args).await {
-        Ok(role) => {
-            say(role.trim_end());
-            ExitCode::SUCCESS
-        }
-        Err(e) => status(PROGRAM, Err(e)),
-    }
+    status(PROGRAM, run(args).await)
 }
 
 async fn rbac(args: &Args) -> Result<String> {

@@ -10,7 +10,7 @@ use rollback_core::{
     model::{Revision, TargetId},
     plan::{Deadlines, Plan},
 };
-use rollback_examples::tool::{Keep, say, status, time};
+use rollback_examples::tool::{Keep, printed, status, time};
 use rollback_k8s::{
     Client, Watches, Workload,
     access::{self, Access},
@@ -140,16 +140,10 @@ fn image(text: &str) -> Result<(String, String), String> {
 #[tokio::main]
 async fn main() -> ExitCode {
     let args = Args::parse();
-    if !args.print_rbac {
-        return status(PROGRAM, run(args).await);
+    if args.print_rbac {
+        return printed(PROGRAM, rbac(&args).await);
     }
-    match rbac(&args).await {
-        Ok(role) => {
-            say(role.trim_end());
-            ExitCode::SUCCESS
-        }
-        Err(e) => status(PROGRAM, Err(e)),
-    }
+    status(PROGRAM, run(args).await)
 }
 
 async fn rbac(args: &Args) -> Result<String> {
@@ -166,8 +160,8 @@ async fn run(args: Args) -> Result<Option<Outcome>> {
     engine.register(guarded.target)?;
     let left = args.keep.left(&engine).await?;
     // What an earlier run left goes on with its own candidate.
-    let candidate = match left.iter().map(|it| it.status()).find(|left| left.change.target == id) {
-        Some(left) => left.change.candidate.clone(),
+    let candidate = match Keep::candidate(&left, &id) {
+        Some(candidate) => candidate,
         None => candidate(&guarded.workload, &args).await?,
     };
     let outcome = args.keep.run(&engine, &left, NewRollout::new(id.as_str(), candidate, plan)?, &id).await;

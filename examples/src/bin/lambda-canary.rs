@@ -4,19 +4,22 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::Parser;
 use rollback_aws::{
-    account::{Account, Login, Role},
-    cloudwatch::{AlarmGate, Alarms, LOOK},
+    account::Account,
+    cloudwatch::{Alarms, LOOK},
     iam::Policy,
     lambda::{Alias, Code, Smoke},
 };
 use rollback_core::{
     Error, Result,
     engine::{NewRollout, Outcome, Target},
-    gate::{Http, Policy as Patience},
+    gate::Policy as Patience,
     model::{Revision, TargetId},
     plan::Plan,
 };
-use rollback_examples::tool::{Keep, say, status, time};
+use rollback_examples::{
+    aws::{In, watched},
+    tool::{Keep, printed, say, status, time},
+};
 
 /// Puts a version of a Lambda function in front of an alias's users little by little, watches it, and brings the old version
 /// back when it misbehaves.
@@ -49,15 +52,8 @@ struct Args {
     /// Print the IAM policy that this needs, and end.
     #[arg(long)]
     print_policy: bool,
-    /// As this role, assumed with the credentials of the environment.
-    #[arg(long, value_name = "ARN")]
-    role: Option<String>,
-    /// In this region.
-    #[arg(long, value_name = "NAME")]
-    region: Option<String>,
-    /// Ask this endpoint instead of AWS's own, as http://127.0.0.1:4566 of aws-simulator.
-    #[arg(long, value_name = "URL")]
-    endpoint_url: Option<String>,
+    #[command(flatten)]
+    at: In,
     #[command(flatten)]
     keep: Keep,
 }
@@ -115,20 +111,6 @@ impl What {
 }
 
 impl Args {
-    async fn account(&self) -> Result<Account> {
-        let mut login = Login::new();
-        if let Some(region) = &self.region {
-            login = login.region(region);
-        }
-        if let Some(role) = &self.role {
-            login = login.role(Role::new(role));
-        }
-        if let Some(url) = &self.endpoint_url {
-            login = if is_here(url) { login.simulator(url) } else { login.endpoint_url(url) };
-        }
-        login.open().await
-    }
-
     fn target(&self, account: &Account, alias: &Alias) -> Result<(Target, String)> {
         let mut policy = alias.policy();
         if self.what.publishes() {
@@ -140,15 +122,11 @@ impl Args {
             policy = policy.and(smoke.policy());
             target = target.gate(smoke, Patience::default().every(self.every));
         }
-        if let Some(names) = &self.watch.alarms {
-            let gate = AlarmGate::new("alarms", &Alarms::new(account), names)?;
+        if self.watch.alarms.is_some() {
             policy = policy.and(Policy::new().allow(LOOK, ["*"]));
-            target = target.gate(gate, Patience::default().every(self.every));
         }
-        if let Some(url) = &self.watch.probe {
-            target = target.gate(Http::new("probe", url)?, Patience::default().every(self.every).unhealthy_after(2, 3));
-        }
-        Ok((target.look_every(self.every.min(Duration::from_secs(2)), self.every * 2), policy.to_string()))
+        let (alarms, names, probe) = (Alarms::new(account), self.watch.alarms.as_deref(), self.watch.probe.as_deref());
+        Ok((watched(target, &alarms, names, probe, self.every)?, policy.to_string()))
     }
 
     fn id(&self) -> Result<TargetId> {
@@ -156,39 +134,24 @@ impl Args {
     }
 }
 
-/// Whether an endpoint is on this machine.
-fn is_here(url: &str) -> bool {
-    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
-    let host = rest.split(['/', '?']).next().unwrap_or_default();
-    ["127.0.0.1", "localhost", "[::1]"]
-        .iter()
-        .any(|here| host.strip_prefix(here).is_some_and(|port| port.is_empty() || port.starts_with(':')))
-}
-
 #[tokio::main]
 async fn main() -> ExitCode {
     let args = Args::parse();
-    if !args.print_policy {
-        return status(PROGRAM, run(args).await);
+    if args.print_policy {
+        return printed(PROGRAM, policy(&args).await);
     }
-    match policy(&args).await {
-        Ok(policy) => {
-            say(&policy);
-            ExitCode::SUCCESS
-        }
-        Err(e) => status(PROGRAM, Err(e)),
-    }
+    status(PROGRAM, run(args).await)
 }
 
 async fn policy(args: &Args) -> Result<String> {
-    let account = args.account().await?;
+    let account = args.at.account().await?;
     let alias = Alias::new(&account, &args.alias)?;
     args.target(&account, &alias).map(|(_, policy)| policy)
 }
 
 async fn run(args: Args) -> Result<Option<Outcome>> {
     let plan = Plan::canary(args.steps.iter().copied(), args.bake)?;
-    let account = args.account().await?;
+    let account = args.at.account().await?;
     let alias = Alias::new(&account, &args.alias)?;
     let (target, _) = args.target(&account, &alias)?;
     let id = args.id()?;
@@ -196,8 +159,8 @@ async fn run(args: Args) -> Result<Option<Outcome>> {
     engine.register(target)?;
     let left = args.keep.left(&engine).await?;
     // What an earlier run left goes on with its own candidate.
-    let candidate = match left.iter().map(|it| it.status()).find(|left| left.change.target == id) {
-        Some(left) => left.change.candidate.clone(),
+    let candidate = match Keep::candidate(&left, &id) {
+        Some(candidate) => candidate,
         None => args.what.revision(&alias).await?,
     };
     let outcome = args.keep.run(&engine, &left, NewRollout::new(id.as_str(), candidate, plan)?, &id).await;
