@@ -17,6 +17,7 @@ use crate::{
     access::{self, Access},
     mark::{self, Stand},
     object::{AUTOSCALERS, DEPLOYMENTS, SERVICES, Write, map, number, text},
+    unsealed::Unsealed,
     watch,
     workload::{
         Kind, WRITES,
@@ -312,22 +313,7 @@ impl fmt::Display for CanaryPair {
     }
 }
 
-/// Both revisions of a change, unsealed.
-struct Both {
-    baseline: Snapshot,
-    candidate: Snapshot,
-}
-
-impl Both {
-    fn of(change: &Change) -> Result<Self> {
-        let open = |what: &str, revision: &Revision| {
-            revision.spec.open::<Snapshot>().map_err(|e| {
-                e.during(format!("the {what} {} names no Deployment; make it with CanaryPair::candidate", revision.id))
-            })
-        };
-        Ok(Self { baseline: open("baseline", &change.baseline)?, candidate: open("candidate", &change.candidate)? })
-    }
-}
+type Both = Unsealed<Snapshot>;
 
 #[async_trait]
 impl DeploymentBackend for CanaryPair {
@@ -491,6 +477,10 @@ impl CanaryPair {
 }
 
 impl Both {
+    fn of(change: &Change) -> Result<Self> {
+        Self::open(change, "names no Deployment; make it with CanaryPair::candidate")
+    }
+
     /// The nonce that a Deployment had when the baseline was recorded.
     fn nonce_of(&self, side: &Snapshot) -> Option<String> {
         self.baseline.stood.get(&side.deployment).and_then(|stood| stood.nonce.clone())

@@ -18,6 +18,7 @@ use crate::{
     endpoints,
     mark::{self, REVISION, Stand},
     object::{ENDPOINT_SLICES, ENDPOINTS, HTTP_ROUTES, Patch, SERVICES, Write, number, text},
+    unsealed::Unsealed,
     watch,
     workload::{WRITES, hash, last_writer, preflight},
 };
@@ -406,20 +407,11 @@ impl fmt::Display for HttpRoute {
     }
 }
 
-/// Both revisions of a change, unsealed.
-struct Pair {
-    baseline: Snapshot,
-    candidate: Snapshot,
-}
+type Pair = Unsealed<Snapshot>;
 
 impl Pair {
     fn of(change: &Change) -> Result<Self> {
-        let open = |what: &str, revision: &Revision| {
-            revision.spec.open::<Snapshot>().map_err(|e| {
-                e.during(format!("the {what} {} names no Service; make it with HttpRoute::revision", revision.id))
-            })
-        };
-        Ok(Self { baseline: open("baseline", &change.baseline)?, candidate: open("candidate", &change.candidate)? })
+        Self::open(change, "names no Service; make it with HttpRoute::revision")
     }
 
     fn stood(&self) -> Result<&Stand> {

@@ -35,6 +35,7 @@ use crate::{
         CONFIG_MAPS, CONTROLLER_REVISIONS, DAEMON_SETS, DEPLOYMENTS, LIMIT_RANGES, PODS, Patch, REPLICA_SETS,
         RESOURCE_QUOTAS, Resource, SECRETS, STATEFUL_SETS, Write, text,
     },
+    unsealed::Unsealed,
     watch,
 };
 
@@ -457,15 +458,8 @@ struct Pair {
 
 impl Pair {
     fn of(change: &Change) -> Result<Self> {
-        let open = |what: &str, revision: &Revision| {
-            revision.spec.open::<Snapshot>().map_err(|e| {
-                e.during(format!(
-                    "the {what} {} holds no pod template; make it with Workload::images or Workload::template",
-                    revision.id
-                ))
-            })
-        };
-        let (baseline, mut candidate) = (open("baseline", &change.baseline)?, open("candidate", &change.candidate)?);
+        let but = "holds no pod template; make it with Workload::images or Workload::template";
+        let Unsealed { baseline, mut candidate } = Unsealed::<Snapshot>::open(change, but)?;
         // What was recorded as a baseline once, and is deployed again.
         if let Some(copied) = candidate.with_copies() {
             candidate = copied;
