@@ -80,6 +80,19 @@ impl Watched {
         }
     }
 
+    /// Somebody else changes the object of this name.
+    fn edit(self, cluster: &Cluster, name: &str) {
+        let mut object = cluster.get(self.plural(), name).unwrap();
+        match self {
+            Self::Workload | Self::Partition => {
+                object["spec"]["template"]["spec"]["containers"][0]["image"] = json!("shop:somebody-elses");
+            }
+            Self::Pair => object["spec"]["replicas"] = json!(7),
+            Self::Route => object["spec"]["rules"][1]["backendRefs"][0]["weight"] = json!(7),
+        }
+        cluster.put(&object);
+    }
+
     fn plan(self, bake: Duration) -> Plan {
         match self {
             Self::Workload => Plan::all_at_once(bake),
@@ -124,6 +137,29 @@ async fn the_number_of_steady_requests_does_not_grow_with_the_number_of_rollouts
         assert_eq!((steady(&one), steady(&many)), (0, 0), "{what:?}: {one:?}, {many:?}");
         // A watch of 10 s, begun again and again.
         assert!(one.len() <= 7 && many.len() <= 7, "{what:?}: {one:?}, {many:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_somebody_else_changes_wakes_a_rollout_at_once() {
+    for what in ALL {
+        let cluster = Cluster::new();
+        let (backend, candidate) = what.deploy(&cluster, &Watches::new(&cluster.client()), "web").await;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let engine = Engine::new(Memory::new()).unwrap();
+        let seldom = Duration::from_secs(120);
+        engine.register(Target::new("web", backend).unwrap().look_every(seldom, seldom)).unwrap();
+        let new = NewRollout::new("web", candidate, what.plan(Duration::from_secs(600))).unwrap();
+        let mut handle = engine.start(new).await.unwrap();
+        while !matches!(handle.status().state, State::Baking { .. }) {
+            handle.changed().await.expect("it bakes before it ends");
+        }
+        // It has looked once, by watch, and is not about to look again.
+        tokio::time::sleep(Duration::from_secs(130)).await;
+        what.edit(&cluster, "web");
+        let outcome = tokio::time::timeout(Duration::from_secs(5), handle.finished()).await;
+        let outcome = outcome.unwrap_or_else(|_| panic!("{what:?}: nobody woke it"));
+        assert!(matches!(outcome.rollout.state, State::Abandoned { .. }), "{what:?}: {outcome}");
     }
 }
 
