@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use aws_sdk_codedeploy::types::{
-    ComputePlatform, DeploymentGroupInfo, DeploymentType, DeploymentWaitType, InstanceAction,
+    ComputePlatform, DeploymentConfigInfo, DeploymentGroupInfo, DeploymentType, DeploymentWaitType, InstanceAction,
+    TrafficRoutingType,
 };
 use rollback_core::{
     Error, ErrorKind, Result,
@@ -124,7 +125,7 @@ impl Group {
         ready = ready.and(self.fits(&info, &candidate, plan)).and(self.guard(&info));
         ready = ready.and(self.firing(&info).await?);
         self.prove_last(&mut ready, &baseline, &info).await?;
-        self.prove_config(&mut ready, &info).await?;
+        self.prove_config(&mut ready, &info, plan).await?;
         self.prove_revisions(&mut ready, &baseline, &candidate).await?;
         self.prove_create(&mut ready, &candidate).await?;
         Ok(self.costs(ready))
@@ -309,15 +310,22 @@ impl Group {
         proved_or_unknown(ready, &CONTINUE_DEPLOYMENT, answer)
     }
 
-    async fn prove_config(&self, ready: &mut Readiness, info: &DeploymentGroupInfo) -> Result<()> {
+    async fn prove_config(&self, ready: &mut Readiness, info: &DeploymentGroupInfo, plan: &Plan) -> Result<()> {
+        let deadlines = plan.deadlines();
         let own = self.config.as_deref().or_else(|| info.deployment_config_name());
         let back = self.way_back();
-        for name in own.into_iter().chain(back.as_deref()) {
+        let ways = [
+            (own, "move the traffic", deadlines.shift),
+            (back.as_deref(), "bring the traffic back", deadlines.roll_back),
+        ];
+        for (name, what, within) in ways {
+            let Some(name) = name else { continue };
             let call = self.client().get_deployment_config().deployment_config_name(name).send();
             match call.await {
-                Ok(_) => {
+                Ok(found) => {
                     GET_CONFIG.prove(ready, Ok(()))?;
-                    ready.proved.push(format!("the configuration {name} is there").into());
+                    let takes = found.deployment_config_info().and_then(takes);
+                    prove_pace(ready, name, what, takes, within);
                 }
                 Err(e) if e.as_service_error().is_some_and(|e| e.is_deployment_config_does_not_exist_exception()) => {
                     ready.refused.push(format!("there is no configuration {name}").into());
@@ -328,6 +336,16 @@ impl Group {
                     return Ok(());
                 }
             }
+        }
+        if matches!(self.platform, Platform::InPlace | Platform::BlueGreen) {
+            ready.not_provable.push(
+                format!(
+                    "that all instances are done within {}, after which the plan goes back: what a deployment takes them is \
+                     not known before",
+                    minutes(deadlines.shift)
+                )
+                .into(),
+            );
         }
         Ok(())
     }
@@ -439,6 +457,43 @@ fn stands_for(info: &DeploymentGroupInfo, plan: &Plan) -> Readiness {
          {} minutes is over; going back is then a deployment",
         bakes.as_secs().div_ceil(60)
     ))
+}
+
+/// How long the traffic is on its way by a configuration, whatever becomes of the candidate; nothing where it names no times.
+fn takes(config: &DeploymentConfigInfo) -> Option<Duration> {
+    let routing = config.traffic_routing_config()?;
+    let (times, each) = match routing.r#type()? {
+        TrafficRoutingType::TimeBasedCanary => (1, routing.time_based_canary()?.canary_interval()),
+        // The first share moves at once, each other an interval later.
+        TrafficRoutingType::TimeBasedLinear => {
+            let linear = routing.time_based_linear()?;
+            (99 / linear.linear_percentage().clamp(1, 100), linear.linear_interval())
+        }
+        _ => return None,
+    };
+    Some(Duration::from_secs(60 * u64::try_from(times).ok()? * u64::try_from(each).ok()?))
+}
+
+/// Whether a configuration is done before the plan gives it up.
+fn prove_pace(ready: &mut Readiness, name: &str, what: &str, takes: Option<Duration>, within: Duration) {
+    match takes {
+        None => ready.proved.push(format!("the configuration {name} is there").into()),
+        Some(takes) if takes < within => {
+            ready.proved.push(format!("{name} takes {} to {what}", minutes(takes)).into());
+        }
+        Some(takes) => {
+            let why = format!(
+                "{name} takes {} to {what}, and the plan allows {}; name a faster one, or allow more",
+                minutes(takes),
+                minutes(within)
+            );
+            ready.refused.push(why.into());
+        }
+    }
+}
+
+fn minutes(time: Duration) -> String {
+    format!("{} min", time.as_secs().div_ceil(60))
 }
 
 /// A refusal that means neither yes nor no is no proof, and no reason to refuse.

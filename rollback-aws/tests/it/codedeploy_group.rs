@@ -31,8 +31,8 @@ use serde_json::{Value, json};
 
 /// The secret access key of the simulator's credentials.
 const SECRET: &str = "simulated-secret-access-key";
-const APP: &str = "shop";
-const GROUP: &str = "production";
+pub(crate) const APP: &str = "shop";
+pub(crate) const GROUP: &str = "production";
 
 /// A group `production` of the application `shop`, on which the first revision serves.
 pub(crate) struct Shop {

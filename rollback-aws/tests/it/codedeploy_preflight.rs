@@ -1,0 +1,74 @@
+//! What CodeDeploy's preflight proves, refuses and cannot know.
+
+use std::time::Duration;
+
+use rollback_aws::{
+    codedeploy::{BESIDES, Group, Hook, Platform, Poller, Settings},
+    testing::{
+        Refusal,
+        fault::{Fault, Trouble},
+    },
+};
+use rollback_core::{
+    ErrorKind,
+    backend::{DeploymentBackend as _, Readiness},
+    clock::Clock as _,
+    model::Weight,
+    plan::{Approval, Deadlines, Plan, Step},
+    testing::backend::Driver,
+};
+use serde_json::json;
+
+use crate::codedeploy_group::{APP, GROUP, Shop};
+
+fn minutes(n: u64) -> Duration {
+    Duration::from_secs(60 * n)
+}
+
+fn all_at_once() -> Plan {
+    Plan::all_at_once(minutes(5)).unwrap()
+}
+
+async fn prove(shop: &Shop, group: &Group, plan: &Plan) -> Readiness {
+    let driver = Driver::new(shop).await;
+    group.preflight(&driver.change, plan).await.unwrap()
+}
+
+/// Everything that was found, a line each, its kind first.
+pub(crate) fn told(found: &Readiness) -> String {
+    let all = [&found.proved, &found.refused, &found.no_way_back, &found.not_provable, &found.not_restored];
+    let names = ["proved", "refused", "no way back", "not provable", "not restored"];
+    let each = all.iter().zip(names).flat_map(|(notes, name)| notes.iter().map(move |it| format!("{name}: {it}")));
+    each.collect::<Vec<_>>().join("\n")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_configuration_that_takes_longer_than_the_plan_allows_is_refused() {
+    let within = |shift: u64, roll_back: u64| {
+        let deadlines = Deadlines { shift: minutes(shift), roll_back: minutes(roll_back), ..Deadlines::default() };
+        all_at_once().with_deadlines(deadlines).unwrap()
+    };
+    for (platform, config, takes) in [
+        (Platform::Lambda, "CodeDeployDefault.LambdaCanary10Percent15Minutes", 15),
+        (Platform::Lambda, "CodeDeployDefault.LambdaLinear10PercentEvery2Minutes", 18),
+        (Platform::Ecs, "CodeDeployDefault.ECSLinear10PercentEvery3Minutes", 27),
+    ] {
+        let shop = Shop::new(platform);
+        let group = shop.group().config(config);
+        let found = prove(&shop, &group, &within(takes, 60)).await;
+        let wanted = format!("{config} takes {takes} min to move the traffic, and the plan allows {takes} min");
+        assert!(told(&found).contains(&format!("refused: {wanted}")), "{}", told(&found));
+        let found = prove(&shop, &group, &within(takes + 1, 60)).await;
+        assert_eq!(found.refused, [], "{config}");
+        assert!(told(&found).contains(&format!("proved: {config} takes {takes} min")), "{}", told(&found));
+        // The way back has a deadline of its own.
+        let slow = shop.group().config_back(config);
+        let found = prove(&shop, &slow, &within(15, takes)).await;
+        let wanted = format!("refused: {config} takes {takes} min to bring the traffic back, and the plan allows");
+        assert!(told(&found).contains(&wanted), "{}", told(&found));
+    }
+    // How long instances take nobody knows before.
+    let shop = Shop::new(Platform::InPlace);
+    let found = prove(&shop, &shop.group(), &all_at_once()).await;
+    assert!(told(&found).contains("not provable: that all instances are done within 15 min"), "{}", told(&found));
+}
