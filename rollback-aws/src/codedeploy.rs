@@ -194,11 +194,15 @@ pub const ROLLOUT: &[Permission] = &[
     STOP_DEPLOYMENT,
 ];
 
-/// What a rollout needs besides, that it does not call itself.
-pub const BESIDES: &[Permission] = &[
-    Permission::new("codedeploy:RegisterApplicationRevision", "deploy a revision that is new to the application"),
-    Permission::new("codedeploy:UpdateDeploymentGroup", "deploy the baseline again without the group's alarms"),
-];
+/// To deploy a revision that is new to the application: CodeDeploy registers it then.
+pub const REGISTER_REVISION: Permission =
+    Permission::new("codedeploy:RegisterApplicationRevision", "deploy a revision that is new to the application");
+/// To deploy the baseline again in a group with alarms: CodeDeploy asks for it where a deployment overrides them.
+pub const OVERRIDE_ALARMS: Permission =
+    Permission::new("codedeploy:UpdateDeploymentGroup", "deploy the baseline again without the group's alarms");
+
+/// What a rollout needs besides, that only preflight calls, to prove it.
+pub const BESIDES: &[Permission] = &[REGISTER_REVISION, OVERRIDE_ALARMS];
 
 impl Group {
     /// The group `name` of the application `app`.

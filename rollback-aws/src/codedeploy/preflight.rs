@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use aws_sdk_codedeploy::types::{
     ComputePlatform, DeploymentConfigInfo, DeploymentGroupInfo, DeploymentType, DeploymentWaitType, InstanceAction,
-    TrafficRoutingType,
+    RevisionLocation, TrafficRoutingType,
 };
 use rollback_core::{
     Error, ErrorKind, Result,
@@ -15,7 +15,7 @@ use rollback_core::{
 
 use super::{
     CONTINUE_DEPLOYMENT, CREATE_DEPLOYMENT, GET_CONFIG, GET_DEPLOYMENTS, GET_GROUP, GET_REVISION, GET_TARGETS, Group,
-    LIST_DEPLOYMENTS, LIST_TARGETS, OnShelf, Platform, STOP_DEPLOYMENT,
+    LIST_DEPLOYMENTS, LIST_TARGETS, OVERRIDE_ALARMS, OnShelf, Platform, REGISTER_REVISION, STOP_DEPLOYMENT,
     deployment::{Deployment, Status, Target},
     revision::{Artefact, Spec},
     settings::{alarms_of, events_of, ready_wait},
@@ -127,7 +127,9 @@ impl Group {
         self.prove_last(&mut ready, &baseline, &info).await?;
         self.prove_config(&mut ready, &info, plan).await?;
         self.prove_revisions(&mut ready, &baseline, &candidate).await?;
-        self.prove_create(&mut ready, &candidate).await?;
+        if self.prove_create(&mut ready, &candidate).await? {
+            self.prove_besides(&mut ready, &info).await?;
+        }
         Ok(self.costs(ready))
     }
 
@@ -401,8 +403,9 @@ impl Group {
         Ok(())
     }
 
-    /// A deployment by a configuration that never was is refused for that, or for lack of the permission.
-    async fn prove_create(&self, ready: &mut Readiness, candidate: &Spec) -> Result<()> {
+    /// A deployment by a configuration that never was is refused for that, or for lack of the permission. Whether it was
+    /// the former.
+    async fn prove_create(&self, ready: &mut Readiness, candidate: &Spec) -> Result<bool> {
         let call = self.client().create_deployment().application_name(self.app()).deployment_group_name(self.name());
         let call = call.revision(candidate.artefact.write()).deployment_config_name(NEVER_WAS);
         let answer = match call.send().await {
@@ -412,12 +415,43 @@ impl Group {
                      checks nothing is no place for a rollout"
                         .into(),
                 );
-                return Ok(());
+                return Ok(false);
             }
             Err(e) if e.as_service_error().is_some_and(|e| e.is_deployment_config_does_not_exist_exception()) => Ok(()),
             Err(e) => Err(sorted(format_args!("deploying to {self} by a configuration that never was"), e)),
         };
-        proved_or_unknown(ready, &CREATE_DEPLOYMENT, answer)
+        let checks = answer.is_ok();
+        proved_or_unknown(ready, &CREATE_DEPLOYMENT, answer)?;
+        Ok(checks)
+    }
+
+    /// What CodeDeploy asks for when the library deploys, each by a call of its own that is refused for what it says, or for
+    /// lack of the permission. In which order a deployment is checked for these is not documented.
+    async fn prove_besides(&self, ready: &mut Readiness, info: &DeploymentGroupInfo) -> Result<()> {
+        let nothing = RevisionLocation::builder().build();
+        let call = self.client().register_application_revision().application_name(self.app()).revision(nothing);
+        let answer = match call.send().await {
+            Ok(_) => Ok(()),
+            Err(e)
+                if e.as_service_error()
+                    .is_some_and(|e| e.is_revision_required_exception() || e.is_invalid_revision_exception()) =>
+            {
+                Ok(())
+            }
+            Err(e) => Err(sorted("registering a revision that is none", e)),
+        };
+        proved_or_unknown(ready, &REGISTER_REVISION, answer)?;
+        if alarms_of(info).is_empty() {
+            return Ok(());
+        }
+        let call = self.client().update_deployment_group().application_name(self.app());
+        let call = call.current_deployment_group_name(self.name()).deployment_config_name(NEVER_WAS);
+        let answer = match call.send().await {
+            Ok(_) => Ok(()),
+            Err(e) if e.as_service_error().is_some_and(|e| e.is_deployment_config_does_not_exist_exception()) => Ok(()),
+            Err(e) => Err(sorted(format_args!("setting {self} to a configuration that never was"), e)),
+        };
+        proved_or_unknown(ready, &OVERRIDE_ALARMS, answer)
     }
 
     /// What going back costs, and does not bring back.

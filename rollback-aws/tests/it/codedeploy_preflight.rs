@@ -72,3 +72,30 @@ async fn a_configuration_that_takes_longer_than_the_plan_allows_is_refused() {
     let found = prove(&shop, &shop.group(), &all_at_once()).await;
     assert!(told(&found).contains("not provable: that all instances are done within 15 min"), "{}", told(&found));
 }
+
+#[tokio::test(start_paused = true)]
+async fn permissions_that_only_the_way_back_needs_are_named_before_anything_changes() {
+    for permission in BESIDES {
+        let shop = Shop::new(Platform::Lambda).alarm();
+        let found = prove(&shop, &shop.group(), &all_at_once()).await;
+        assert!(told(&found).contains(&format!("proved: may {} ({})", permission.why, permission.action)), "{found:?}");
+        shop.aws.deny(permission.action);
+        let before = shop.aws.codedeploy().setting(APP, GROUP, "deploymentConfigName");
+        let found = prove(&shop, &shop.group(), &all_at_once()).await;
+        let [why] = &found.refused[..] else { panic!("{permission:?}: {}", told(&found)) };
+        assert!(why.as_str().contains(permission.action), "{why}");
+        assert_eq!(shop.aws.codedeploy().deployments(APP, GROUP).len(), 1);
+        assert_eq!(shop.aws.codedeploy().setting(APP, GROUP, "deploymentConfigName"), before);
+    }
+    // As CodeDeploy says that it does, the simulator asks for it where alarms are overridden.
+    let shop = Shop::new(Platform::Lambda).alarm();
+    shop.aws.deny("codedeploy:UpdateDeploymentGroup");
+    let deaf = aws_sdk_codedeploy::types::AlarmConfiguration::builder().enabled(false).build();
+    let call = shop.aws.account().codedeploy().create_deployment().application_name(APP).deployment_group_name(GROUP);
+    let e = call.override_alarm_configuration(deaf).send().await.unwrap_err();
+    assert!(format!("{e:?}").contains("AccessDenied"), "{e:?}");
+    // Without alarms there is nothing to override.
+    let shop = Shop::new(Platform::Lambda);
+    shop.aws.deny("codedeploy:UpdateDeploymentGroup");
+    assert_eq!(prove(&shop, &shop.group(), &all_at_once()).await.refused, []);
+}
