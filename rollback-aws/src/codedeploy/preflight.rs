@@ -152,25 +152,42 @@ impl Group {
                 if candidate.artefact.is_app_spec() { "a bundle in S3 or GitHub" } else { "the text of an AppSpec" };
             ready = ready.refused(format!("{self} takes {takes}, and the candidate is {}", candidate.artefact.id()));
         }
-        let previews = plan.steps().iter().any(|step| step.weight == Weight::NONE);
-        match (previews, ready_wait(info)) {
-            (true, None) => {
-                ready = ready.refused(format!(
-                    "the plan has a step of 0 %, and {self} does not wait before the traffic; set its ready option to \
-                     STOP_DEPLOYMENT with a wait"
-                ));
-            }
-            (true, Some(minutes)) => {
-                ready = ready.proved(format!(
-                    "it waits {minutes} minutes before the traffic, and stops if nobody lets it go on"
-                ));
-            }
-            (false, _) => {}
-        }
+        ready = ready.and(self.waits_for(info, plan));
         if matches!(is, Platform::Ecs | Platform::BlueGreen) {
             ready = ready.and(stands_for(info, plan));
         }
         ready
+    }
+
+    /// Whether the group waits before the traffic, and for as long as the plan looks at it there.
+    fn waits_for(&self, info: &DeploymentGroupInfo, plan: &Plan) -> Readiness {
+        let ready = Readiness::default();
+        let Some(preview) = plan.steps().iter().find(|step| step.weight == Weight::NONE) else { return ready };
+        let Some(wait) = ready_wait(info).map(|minutes| Duration::from_secs(60 * u64::from(minutes))) else {
+            return ready.refused(format!(
+                "the plan has a step of 0 %, and {self} does not wait before the traffic; set its ready option to \
+                 STOP_DEPLOYMENT with a wait"
+            ));
+        };
+        if preview.bake >= wait {
+            return ready.refused(format!(
+                "{self} waits {} before the traffic, and then stops, and the plan's preview takes {}; let it wait longer",
+                minutes(wait),
+                minutes(preview.bake)
+            ));
+        }
+        let ready = ready.proved(format!("it waits {} before the traffic, and then stops", minutes(wait)));
+        let deadlines = plan.deadlines();
+        let held = preview.approval.as_ref().map_or(Duration::ZERO, |_| deadlines.hold);
+        let most = preview.bake + deadlines.overtime + held;
+        if most < wait {
+            return ready;
+        }
+        ready.not_provable(format!(
+            "that the preview is over within the {} that the group waits: the plan allows it {}",
+            minutes(wait),
+            minutes(most)
+        ))
     }
 
     /// What watches while nobody of ours does.

@@ -99,3 +99,32 @@ async fn permissions_that_only_the_way_back_needs_are_named_before_anything_chan
     shop.aws.deny("codedeploy:UpdateDeploymentGroup");
     assert_eq!(prove(&shop, &shop.group(), &all_at_once()).await.refused, []);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_preview_that_outlasts_the_groups_wait_is_refused() {
+    // The group waits for 600 minutes.
+    let shop = Shop::waiting(Platform::Ecs);
+    let plan = |preview: u64, approved: bool, hold: u64| {
+        let mut preview = Step::new(Weight::NONE, minutes(preview));
+        if approved {
+            preview = preview.approved_by(Approval::anyone());
+        }
+        let plan = Plan::new([preview, Step::new(Weight::ALL, minutes(5))]).unwrap();
+        plan.with_deadlines(Deadlines { hold: minutes(hold), ..Deadlines::default() }).unwrap()
+    };
+    let found = prove(&shop, &shop.group(), &plan(600, false, 60)).await;
+    assert!(
+        told(&found).contains("refused: deployment group shop/production waits 600 min before the traffic"),
+        "{}",
+        told(&found)
+    );
+    // A bake may take an hour longer, an approval its own time.
+    for (preview, approved, hold, known) in
+        [(500, false, 60, true), (540, false, 60, false), (30, true, 500, true), (30, true, 510, false)]
+    {
+        let found = prove(&shop, &shop.group(), &plan(preview, approved, hold)).await;
+        assert_eq!(found.refused, [], "{preview} min");
+        let unknown = told(&found).contains("not provable: that the preview is over within the 600 min");
+        assert_eq!(unknown, !known, "{preview} min, {hold} min: {}", told(&found));
+    }
+}
