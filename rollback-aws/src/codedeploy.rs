@@ -109,7 +109,7 @@ pub struct Group {
     guarded: bool,
     shelves: Vec<Arc<dyn Shelf>>,
     #[cfg(feature = "cloudwatch")]
-    cloudwatch: Option<aws_sdk_cloudwatch::Client>,
+    alarms: Option<crate::cloudwatch::Alarms>,
     known: Arc<Mutex<Known>>,
 }
 
@@ -227,7 +227,7 @@ impl Group {
             guarded: false,
             shelves: Vec::new(),
             #[cfg(feature = "cloudwatch")]
-            cloudwatch: None,
+            alarms: None,
             known: Arc::default(),
         })
     }
@@ -271,11 +271,11 @@ impl Group {
         self
     }
 
-    /// With this client preflight proves that none of the group's alarms fires already.
+    /// Preflight looks at the group's own alarms here: one that fires already stops a deployment as it begins.
     #[cfg(feature = "cloudwatch")]
     #[must_use]
-    pub fn cloudwatch(mut self, client: aws_sdk_cloudwatch::Client) -> Self {
-        self.cloudwatch = Some(client);
+    pub fn alarms(mut self, alarms: &crate::cloudwatch::Alarms) -> Self {
+        self.alarms = Some(alarms.clone());
         self
     }
 

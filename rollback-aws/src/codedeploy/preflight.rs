@@ -228,40 +228,26 @@ impl Group {
     /// An alarm that fires already stops a deployment within a second, and a pointless rollback follows (observed).
     #[cfg(feature = "cloudwatch")]
     async fn firing(&self, info: &DeploymentGroupInfo) -> Result<Readiness> {
-        use aws_sdk_cloudwatch::types::{AlarmType, StateValue};
+        use crate::cloudwatch::{DESCRIBE_ALARMS, State};
         let names = alarms_of(info);
         let mut ready = Readiness::default();
         if names.is_empty() {
             return Ok(ready);
         }
-        let Some(client) = &self.cloudwatch else {
-            return Ok(
-                ready.not_provable("that none of the group's alarms fires already: no CloudWatch client was given")
-            );
+        let Some(alarms) = &self.alarms else {
+            return Ok(ready.not_provable("that none of the group's alarms fires already: Group::alarms looks"));
         };
-        let call = client.describe_alarms().set_alarm_names(Some(names.clone()));
-        let call = call.alarm_types(AlarmType::MetricAlarm).alarm_types(AlarmType::CompositeAlarm);
-        let answer = call.send().await.map_err(|e| sorted(format_args!("reading the alarms of {self}"), e));
-        let see = Permission::new("cloudwatch:DescribeAlarms", "see alarms");
-        let Some(found) = see.prove(&mut ready, answer)? else { return Ok(ready) };
-        let metric = found.metric_alarms().iter().map(|it| (it.alarm_name(), it.state_value()));
-        let composite = found.composite_alarms().iter().map(|it| (it.alarm_name(), it.state_value()));
-        let states: Vec<_> = metric.chain(composite).collect();
-        for name in &names {
-            let state = states.iter().find(|(found, _)| *found == Some(name.as_str())).map(|(_, state)| *state);
-            match state {
-                None => {
-                    ready.refused.push(format!("{self} names the alarm {name}, and there is none of this name").into())
-                }
-                Some(Some(StateValue::Alarm)) => ready.refused.push(
-                    format!("the alarm {name} fires already: CodeDeploy would stop the deployment within a second")
-                        .into(),
-                ),
-                Some(Some(StateValue::InsufficientData)) => {
-                    ready = ready.not_provable(format!("that the alarm {name} sees anything: it has no data"));
-                }
-                Some(_) => ready = ready.proved(format!("the alarm {name} does not fire")),
-            }
+        let Some(found) = DESCRIBE_ALARMS.prove(&mut ready, alarms.states(&names).await)? else { return Ok(ready) };
+        for (name, state) in names.iter().zip(found) {
+            ready = match state {
+                State::Missing => ready.refused(format!("{self} names the alarm {name}, and there is none of this name")),
+                State::Several => ready.not_provable(format!("which alarm {name} is meant: there are several")),
+                State::Fires(why) => ready.refused(format!(
+                    "the alarm {name} fires already: CodeDeploy would stop the deployment within a second; it says: {why}"
+                )),
+                State::Blind(why) => ready.not_provable(format!("that the alarm {name} sees anything: {why}")),
+                State::Quiet => ready.proved(format!("the alarm {name} does not fire")),
+            };
         }
         Ok(ready)
     }

@@ -120,7 +120,7 @@ impl Shop {
 
     pub(crate) fn group(&self) -> Group {
         let group = Group::new(&Poller::new(&self.aws.account()), APP, GROUP, self.platform).expect("good names");
-        let group = group.cloudwatch(self.aws.account().cloudwatch());
+        let group = group.alarms(&rollback_aws::cloudwatch::Alarms::new(&self.aws.account()));
         if self.waits { group.waits_for_approval() } else { group }
     }
 

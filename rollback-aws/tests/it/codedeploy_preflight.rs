@@ -128,3 +128,35 @@ async fn a_preview_that_outlasts_the_groups_wait_is_refused() {
         assert_eq!(unknown, !known, "{preview} min, {hold} min: {}", told(&found));
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn every_kind_of_alarm_is_found_and_one_that_sees_nothing_is_named() {
+    use rollback_aws::testing::cloudwatch::State;
+    let shop = Shop::new(Platform::Lambda).alarm();
+    let hands = shop.aws.cloudwatch();
+    hands.delete("shop-errors");
+    hands.log_alarm("shop-errors");
+    let found = prove(&shop, &shop.group(), &all_at_once()).await;
+    assert_eq!(found.refused, [], "{}", told(&found));
+    assert!(told(&found).contains("proved: the alarm shop-errors does not fire"), "{}", told(&found));
+
+    hands.delete("shop-errors");
+    hands.alarm("shop-errors");
+    hands.evaluation("shop-errors", Some("PARTIAL_DATA"));
+    let found = prove(&shop, &shop.group(), &all_at_once()).await;
+    assert!(
+        told(&found).contains("not provable: that the alarm shop-errors sees anything: its evaluation is PARTIAL_DATA"),
+        "{}",
+        told(&found)
+    );
+    hands.evaluation("shop-errors", None);
+    hands.at("shop-errors", shop.aws.clock().now(), Some(State::InsufficientData));
+    let found = prove(&shop, &shop.group(), &all_at_once()).await;
+    assert!(told(&found).contains("sees anything: it has no data"), "{}", told(&found));
+    hands.at("shop-errors", shop.aws.clock().now(), Some(State::Alarm));
+    let found = prove(&shop, &shop.group(), &all_at_once()).await;
+    assert!(told(&found).contains("refused: the alarm shop-errors fires already"), "{}", told(&found));
+    shop.aws.deny("cloudwatch:DescribeAlarms");
+    let found = prove(&shop, &shop.group(), &all_at_once()).await;
+    assert!(found.refused[0].as_str().contains("cloudwatch:DescribeAlarms"), "{}", told(&found));
+}
