@@ -9,7 +9,7 @@ use aws_sdk_codedeploy::types::{
 use rollback_core::{
     Error, ErrorKind, Result,
     backend::Readiness,
-    model::{Change, Revision, Weight},
+    model::{Change, Note, Revision, Weight},
     plan::Plan,
 };
 
@@ -359,13 +359,13 @@ impl Group {
         let old = GET_REVISION.prove(ready, self.registered(&baseline.artefact).await)?;
         let id = baseline.artefact.id();
         match old {
+            Some(_) if baseline.artefact.unfetched() => ready.no_way_back.push(untold(&id)),
             Some(Some(_)) => ready.proved.push(format!("revision {id} is registered").into()),
             Some(None) => ready.no_way_back.push(format!("revision {id} is not registered any more").into()),
             None => {}
         }
-        if candidate.artefact.unfetched() && self.registered(&candidate.artefact).await?.is_none() {
-            let why = format!("there is no revision {} in application {}", candidate.artefact.id(), self.app);
-            ready.refused.push(why.into());
+        if candidate.artefact.unfetched() {
+            ready.refused.push(untold(&candidate.artefact.id()));
         }
         for (which, artefact) in [("baseline", &baseline.artefact), ("candidate", &candidate.artefact)] {
             let (mut seen, mut gone) = (false, None);
@@ -470,6 +470,13 @@ impl Group {
             Platform::Ecs | Platform::Lambda => ready.not_restored("what the candidate wrote, sent and queued"),
         }
     }
+}
+
+/// Why a revision cannot be deployed of which no more than the hash is known.
+fn untold(id: &str) -> Note {
+    Note::new(format!(
+        "CodeDeploy does not tell the text of revision {id}, and by its hash alone it cannot be counted on"
+    ))
 }
 
 /// Whether the old side stands through the bakes at full traffic.

@@ -160,3 +160,17 @@ async fn every_kind_of_alarm_is_found_and_one_that_sees_nothing_is_named() {
     let found = prove(&shop, &shop.group(), &all_at_once()).await;
     assert!(found.refused[0].as_str().contains("cloudwatch:DescribeAlarms"), "{}", told(&found));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_baseline_whose_text_codedeploy_does_not_tell_is_no_way_back() {
+    let shop = Shop::new(Platform::Lambda);
+    // An answer without the content, whatever is asked for.
+    let bare = json!({ "applicationName": APP, "revision": { "revisionType": "AppSpecContent",
+        "appSpecContent": { "sha256": "0".repeat(64) } }, "revisionInfo": {} });
+    let body = Box::leak(bare.to_string().into_boxed_str());
+    shop.aws.fault(Fault::of("codedeploy:GetApplicationRevision", Trouble::Page { status: 200, body }).times(99));
+    let found = prove(&shop, &shop.group(), &all_at_once()).await;
+    let [why] = &found.no_way_back[..] else { panic!("{}", told(&found)) };
+    assert!(why.as_str().contains("does not tell the text"), "{why}");
+    assert!(!told(&found).contains("is registered\n"), "{}", told(&found));
+}
