@@ -311,10 +311,15 @@ impl Group {
             ROLLOUT.iter().chain(BESIDES).copied().partition(|it| it.action == GET_CONFIG.action);
         let (app, group): (Vec<_>, Vec<_>) =
             others.into_iter().partition(|it| it.action.ends_with("ApplicationRevision"));
-        Policy::new()
+        let policy = Policy::new()
             .allow(&configs, [arn("deploymentconfig", "*".into())])
             .allow(&app, [arn("application", self.app.to_string())])
-            .allow(&group, [arn("deploymentgroup", format!("{}/{}", self.app, self.name))])
+            .allow(&group, [arn("deploymentgroup", format!("{}/{}", self.app, self.name))]);
+        #[cfg(feature = "cloudwatch")]
+        if self.alarms.is_some() {
+            return policy.allow(crate::cloudwatch::LOOK, ["*"]);
+        }
+        policy
     }
 
     fn client(&self) -> &Client {

@@ -174,3 +174,46 @@ async fn a_baseline_whose_text_codedeploy_does_not_tell_is_no_way_back() {
     assert!(why.as_str().contains("does not tell the text"), "{why}");
     assert!(!told(&found).contains("is registered\n"), "{}", told(&found));
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_policy_covers_the_alarms_that_preflight_looks_at() {
+    let shop = Shop::new(Platform::Lambda).alarm();
+    let policy = shop.group().policy("123456789012").to_string();
+    assert!(policy.contains("\"cloudwatch:DescribeAlarms\""), "{policy}");
+    let blind = Group::new(&Poller::new(&shop.aws.account()), APP, GROUP, Platform::Lambda).unwrap();
+    assert!(!blind.policy("123456789012").to_string().contains("cloudwatch:"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn more_alarms_than_the_accounts_quota_are_told_as_that() {
+    let shop = Shop::new(Platform::Lambda);
+    let refused = Refusal::new(400, "AlarmsLimitExceededException", "The maximum number of alarms is 10.");
+    shop.aws.fault(Fault::of("codedeploy:UpdateDeploymentGroup", Trouble::Refuse(refused)));
+    let e = shop.group().set(&Settings::new().alarms((0..12).map(|n| n.to_string()))).await.unwrap_err();
+    assert!(
+        e.kind() == ErrorKind::Invalid && e.to_string().contains("12 alarms are more than this account's quota"),
+        "{e}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hooks_answer_that_was_lost_is_given_again_and_one_too_many_is_refused() {
+    let shop = Shop::new(Platform::Lambda);
+    let spec = json!({ "version": 0.0, "Hooks": [{ "BeforeAllowTraffic": "shop-check" }], "Resources": [{ "shop": {
+        "Type": "AWS::Lambda::Function", "Properties": { "Name": "shop", "Alias": "live", "CurrentVersion": "1",
+            "TargetVersion": "2" } } }] });
+    let hooked = json!({ "appSpecContent": { "content": spec.to_string() } });
+    let id = shop.aws.codedeploy().deploy(APP, GROUP, &hooked);
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    let execution = shop.aws.codedeploy().hook(&id).unwrap();
+    let event = json!({ "DeploymentId": id, "LifecycleEventHookExecutionId": execution });
+    let hook = Hook::of(&shop.aws.account(), &event).unwrap();
+    for trouble in [Trouble::LoseRequest, Trouble::LoseAnswer] {
+        shop.aws.fault(Fault::of("codedeploy:PutLifecycleEventHookExecutionStatus", trouble));
+    }
+    hook.answer(true).await.unwrap();
+    assert_eq!(shop.aws.calls()["codedeploy:PutLifecycleEventHookExecutionStatus"], 3);
+    assert_eq!(hook.answer(true).await.unwrap_err().kind(), ErrorKind::Conflict);
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(shop.aws.codedeploy().deployment(&id)["status"], "Succeeded");
+}
