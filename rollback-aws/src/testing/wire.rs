@@ -97,6 +97,7 @@ impl Called {
     /// What whoever sends this must be allowed: its own action, except where it is allowed by what it is made of.
     pub(super) fn needs(&self, request: &Request<Bytes>) -> Vec<String> {
         match (self.service, self.operation.as_str()) {
+            (Service::CodeDeploy, "CreateDeployment") => codedeploy::needs(request),
             (Service::DynamoDb, "TransactWriteItems") => dynamodb::needs(request),
             (Service::S3, operation) => vec![s3::needs(operation, request)],
             _ => vec![self.action()],
