@@ -123,9 +123,11 @@ pub(crate) fn judge<'p>(
     let (counted, baseline) = (count(new, memory), count(old, memory));
     let faults: Vec<Fault<'_>> = counted.iter().filter_map(|pod| fault(pod, memory, created)).collect();
     memory.heed(&faults, now);
-    let ready = counted.iter().filter(|pod| pod.ready).count();
+    // A pod that is over is never ready, and a ReplicaSet leaves it there beside the one that it makes instead.
+    let staying: Vec<&Pod> = counted.iter().copied().filter(|pod| pod.failed.is_none()).collect();
+    let ready = staying.iter().filter(|pod| pod.ready).count();
     let mut facts = Facts::from_iter([
-        ("pods", counted.len().into()),
+        ("pods", staying.len().into()),
         ("ready", ready.into()),
         ("of the baseline", baseline.len().into()),
         ("trips on", serde_json::Value::from(rules.said())),
@@ -157,11 +159,11 @@ pub(crate) fn judge<'p>(
         };
     }
     let (standing, summary) = match worst(&faults) {
-        _ if counted.is_empty() => (Standing::Inconclusive, "the candidate has no pods".into()),
-        Some(fault) if !fault.pod.ready => {
+        _ if staying.is_empty() => (Standing::Inconclusive, "the candidate has no pods".into()),
+        Some(fault) if !fault.pod.ready && fault.kind != Kind::Evicted => {
             (Standing::Inconclusive, format!("{}, {}", fault.summary(), rules.patience(fault.kind)))
         }
-        _ if ready < counted.len() => (Standing::Inconclusive, format!("{ready} of {} pods are ready", counted.len())),
+        _ if ready < staying.len() => (Standing::Inconclusive, format!("{ready} of {} pods are ready", staying.len())),
         Some(fault) => (Standing::Healthy, format!("{ready} pods are ready; {}", fault.summary())),
         None => (Standing::Healthy, format!("{ready} pods are ready")),
     };
@@ -575,7 +577,9 @@ mod tests {
             ("one crash", vec![ready("b"), crashed("a", 0)], &[2, 12], &[I, I]),
             ("crashed twice", vec![ready("b"), crashed("a", 1)], &[2], &[U]),
             ("two that crashed", vec![crashed("a", 0), crashed("b", 0)], &[2], &[U]),
-            ("one eviction", vec![ready("a"), evicted("b")], &[2, 12], &[I, I]),
+            ("one eviction, and a pod instead", vec![ready("a"), evicted("b")], &[2, 12], &[H, H]),
+            ("one eviction, and none", vec![evicted("b")], &[2, 12], &[I, I]),
+            ("a pod instead that comes up", vec![waiting("a", "ContainerCreating"), evicted("b")], &[2, 12], &[I, I]),
             ("two evictions", vec![ready("a"), evicted("b"), evicted("c")], &[2], &[U]),
             ("no node", vec![ready("a"), pending("b")], &[2, 60, 120, 122], &[I, I, I, U]),
         ];
