@@ -64,6 +64,8 @@ use rollback_core::{
 };
 use tokio::time::Instant;
 
+#[cfg(feature = "s3")]
+pub use self::shelf::LOOK_S3;
 use self::{
     deployment::{Deployment, Mark, Status, Target},
     judge::{Act, Sight},

@@ -3,12 +3,14 @@
 //! A task definition holds names. Lifecycle policies and people delete images that old revisions still name, or move them to
 //! the archive, and nobody notices before a rollback cannot pull. So preflight looks: that of
 //! [`ecs::Service`](crate::ecs::Service::images), and that of a CodeDeploy group that has [`Images`] as a shelf.
+//!
+//! An image that a pull-through cache would fetch at the first pull is not there before that, and is told as gone.
 
 use std::collections::BTreeSet;
 
 use aws_sdk_ecr::{
     Client,
-    types::{ImageIdentifier, ImageStatus},
+    types::{ImageDetail, ImageIdentifier, ImageStatus},
 };
 use aws_sdk_ecs::types::TaskDefinition;
 
@@ -79,7 +81,10 @@ impl Images {
         }
         let call = self.client.describe_images().registry_id(name.registry).repository_name(name.repository);
         match call.image_ids(id.build()).send().await {
-            Ok(answer) if answer.image_details().iter().any(|it| it.image_status() == Some(&ImageStatus::Archived)) => {
+            Ok(answer) if answer.image_details().is_empty() => {
+                found.unseen.push(format!("that image {image} can be pulled: the answer tells of none"));
+            }
+            Ok(answer) if !answer.image_details().iter().all(is_active) => {
                 found.gone.push(format!("image {image} is in ECR's archive; restore it first"));
             }
             Ok(_) => {
@@ -103,6 +108,11 @@ impl Images {
             }
         }
     }
+}
+
+/// Whether it can be pulled: what is archived, or not yet back from there, cannot.
+fn is_active(image: &ImageDetail) -> bool {
+    matches!(image.image_status(), None | Some(ImageStatus::Active))
 }
 
 impl<'a> Name<'a> {
@@ -131,9 +141,12 @@ impl crate::codedeploy::Shelf for Images {
         use rollback_core::{Error, ErrorKind};
 
         let (mut there, mut unseen) = (Vec::new(), Vec::new());
-        for name in artefact.task_definitions() {
-            // One that is not there is told by the client of ECS, which is a shelf as well.
-            let Some((definition, _)) = definition::read(&self.ecs, &name).await? else { continue };
+        let names = artefact.task_definitions();
+        for name in &names {
+            let found = definition::read(&self.ecs, name).await?;
+            let Some((definition, _)) = found else {
+                return Ok(OnShelf::Gone(definition::unfit(name, None).expect("there is none")));
+            };
             let found = self.of(&definition).await;
             if !found.gone.is_empty() {
                 return Ok(OnShelf::Gone(found.gone.join("; ").into()));
@@ -141,10 +154,12 @@ impl crate::codedeploy::Shelf for Images {
             there.extend(found.there);
             unseen.extend(found.unseen);
         }
+        let (seen, unseen) = (format!("{} is in ECR", there.join(", ")), unseen.join("; "));
         match (there.is_empty(), unseen.is_empty()) {
-            (_, false) => Err(Error::new(ErrorKind::Unsupported, unseen.join("; "))),
+            (false, true) => Ok(OnShelf::There(seen.into())),
+            (false, false) => Ok(OnShelf::Partly(seen.into(), unseen.into())),
+            (true, false) => Err(Error::new(ErrorKind::Unsupported, unseen)),
             (true, true) => Ok(OnShelf::NotMine),
-            (false, true) => Ok(OnShelf::There(format!("{} is in ECR", there.join(", ")).into())),
         }
     }
 }

@@ -46,11 +46,20 @@ where
 /// Sorts an answer that came. Without a code it is not AWS that speaks, or not in words that the SDK understands.
 fn said(what: impl fmt::Display, raw: &HttpResponse, code: Option<&str>, message: Option<&str>) -> Error {
     let status = raw.status().as_u16();
+    let id = ["x-amzn-requestid", "x-amz-request-id"].iter().find_map(|name| raw.headers().get(*name));
+    // S3's SDK makes this code of any 404 without a body, whoever answered.
+    let code = code.filter(|code| *code != "NotFound" || id.is_some());
     let full = code.unwrap_or_default();
     let message = message.unwrap_or_default();
     let kind = kind(status, full, message);
-    let clause = clause(kind, status, full, message);
-    let id = raw.headers().get("x-amzn-requestid").unwrap_or("none");
+    let clause = match id {
+        // S3 has no words for a HEAD.
+        Some(_) if full.is_empty() && raw.body().bytes().is_none_or(<[u8]>::is_empty) => {
+            format!("AWS answers {status}, and does not say why")
+        }
+        _ => clause(kind, status, full, message),
+    };
+    let id = id.unwrap_or("none");
     let text = match code {
         Some(code) => format!("{code}: {message} (status {status}, request {id})"),
         None => format!("an answer without an AWS error code (status {status}, request {id})"),

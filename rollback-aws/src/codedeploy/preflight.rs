@@ -368,29 +368,28 @@ impl Group {
             ready.refused.push(untold(&candidate.artefact.id()));
         }
         for (which, artefact) in [("baseline", &baseline.artefact), ("candidate", &candidate.artefact)] {
-            let (mut seen, mut gone) = (false, None);
+            let mut known = false;
             for shelf in &self.shelves {
-                match shelf.look(artefact).await {
-                    Ok(OnShelf::There(what)) => {
-                        seen = true;
-                        ready.proved.push(format!("the {which} is there: {what}").into());
-                    }
+                let found = shelf.look(artefact).await;
+                known |= !matches!(found, Ok(OnShelf::NotMine) | Err(_));
+                if let Ok(OnShelf::There(seen) | OnShelf::Partly(seen, _)) = &found {
+                    ready.proved.push(format!("the {which} is there: {seen}").into());
+                }
+                match found {
                     Ok(OnShelf::Gone(why)) => {
-                        gone = Some(format!("the {which} {} cannot be deployed: {why}", artefact.id()))
+                        let why = format!("the {which} {} cannot be deployed: {why}", artefact.id());
+                        if which == "baseline" { &mut ready.no_way_back } else { &mut ready.refused }.push(why.into());
                     }
-                    Ok(OnShelf::NotMine) => {}
+                    Ok(OnShelf::Partly(_, unseen)) => {
+                        ready.not_provable.push(format!("of the {which}: {unseen}").into())
+                    }
+                    Ok(OnShelf::There(_) | OnShelf::NotMine) => {}
                     Err(e) => ready.not_provable.push(format!("that the {which} is still there: {}", e.chain()).into()),
                 }
             }
-            match gone {
-                Some(why) if which == "baseline" => ready.no_way_back.push(why.into()),
-                Some(why) => ready.refused.push(why.into()),
-                None if !seen => {
-                    ready
-                        .not_provable
-                        .push(format!("that what the {which} names is still there: {}", artefact.id()).into());
-                }
-                None => {}
+            if !known {
+                let why = format!("that what the {which} names is still there: {}", artefact.id());
+                ready.not_provable.push(why.into());
             }
             if !artefact.is_pinned() {
                 let why = format!("that {} is what it was: it names neither version nor ETag", artefact.id());

@@ -6,6 +6,8 @@ use async_trait::async_trait;
 use rollback_core::{Result, model::Note};
 
 use super::Artefact;
+#[cfg(feature = "s3")]
+use crate::iam::Permission;
 
 /// A place where artefacts lie. Preflight asks it whether the baseline and the candidate are still there, so that a rollback
 /// does not find an empty shelf: CodeDeploy itself looks only when it deploys.
@@ -14,13 +16,14 @@ use super::Artefact;
 ///
 /// | shelf | feature | looks for | needs |
 /// |---|---|---|---|
-/// | S3's client | `s3` | the bundle, in its version, by its ETag, not archived | [`s3:GetObject`, `s3:GetObjectVersion`][head] |
+/// | S3's client | `s3` | the bundle, in its version, by its ETag, not archived | [`s3:GetObject`, `s3:GetObjectVersion`, `s3:ListBucket`][head] |
 /// | ECS's client | `ecs` | the AppSpec's task definition, ACTIVE | `ecs:DescribeTaskDefinition` |
 /// | `ecr::Images` | `ecr` | the images of that task definition | `ecr:DescribeImages`, `ecs:DescribeTaskDefinition` |
 /// | Lambda's client | `lambda` | the AppSpec's versions, Active | `lambda:GetFunctionConfiguration` |
 ///
-/// An AppSpec is read where it is JSON. What a shelf may not look at is listed as not provable, and refuses nothing. For another
-/// place, as GitHub, write your own:
+/// An AppSpec is read where it is JSON. What a shelf may not look at is listed as not provable, and refuses nothing. That it is
+/// there for the caller is not that the instances may read it, with the role that they have. For another place, as GitHub, write
+/// your own:
 ///
 /// ```
 /// use async_trait::async_trait;
@@ -55,6 +58,8 @@ pub trait Shelf: fmt::Debug + Send + Sync + 'static {
 pub enum OnShelf {
     /// It is there: what was seen.
     There(Note),
+    /// What could be seen of it is there, and not all of it could be seen: both.
+    Partly(Note, Note),
     /// It is gone, or cannot be deployed: why.
     Gone(Note),
     /// It lies elsewhere.
@@ -114,39 +119,58 @@ impl Shelf for aws_sdk_ecs::Client {
     }
 }
 
+/// To look for a bundle in S3: objects, their versions, and the bucket, without which S3 does not tell what is gone from what
+/// may not be seen.
+#[cfg(feature = "s3")]
+pub const LOOK_S3: &[Permission] = &[
+    Permission::new("s3:GetObject", "look at a bundle"),
+    Permission::new("s3:GetObjectVersion", "look at a version of a bundle"),
+    Permission::new("s3:ListBucket", "be told that a bundle is gone"),
+];
+
 #[cfg(feature = "s3")]
 #[async_trait]
 impl Shelf for aws_sdk_s3::Client {
     /// S3 answers a HEAD without words, so its status has to say it.
     async fn look(&self, artefact: &Artefact) -> Result<OnShelf> {
+        use aws_sdk_s3::operation::RequestId as _;
         use rollback_core::{Error, ErrorKind};
 
         let Some((bucket, key, version)) = artefact.s3_object() else { return Ok(OnShelf::NotMine) };
         let gone = |why: String| Ok(OnShelf::Gone(Note::new(why)));
         let call = self.head_object().bucket(bucket).key(key).set_version_id(version.map(Into::into));
         let found = match call.send().await {
-            Ok(found) => found,
+            Ok(found) if found.request_id().is_some() => found,
+            // Something between answers everything.
+            Ok(_) => {
+                let why = format!("the answer about s3://{bucket}/{key} is not S3's; a proxy may have given it");
+                return Err(Error::new(ErrorKind::Internal, why));
+            }
             Err(e) => {
                 let raw = e.raw_response();
                 let header = |name: &str| raw.and_then(|raw| raw.headers().get(name));
                 // Without its id it is not S3 that answered, and nothing is known.
                 let status =
                     raw.filter(|_| header("x-amz-request-id").is_some()).map_or(0, |raw| raw.status().as_u16());
-                return match (status, header("x-amz-bucket-region")) {
+                let here = self.config().region().map(|region| region.as_ref());
+                let elsewhere = header("x-amz-bucket-region").filter(|region| Some(*region) != here);
+                return match (status, elsewhere) {
                     (404, _) if header("x-amz-delete-marker").is_some() => {
                         gone("it was deleted from its bucket".into())
                     }
+                    (404, _) if version.is_some() => gone("there is no such version of it, or no such bucket".into()),
                     (404, _) => gone("there is no such object, or no such bucket".into()),
                     (405, _) => gone("that version is the mark of its deletion".into()),
+                    // A redirection, or a signature for the wrong region.
+                    (300..=399 | 400, Some(region)) => {
+                        let why = format!("bucket {bucket} is in {region}; give a client of that region as the shelf");
+                        Err(Error::new(ErrorKind::Unsupported, why))
+                    }
                     (403, _) => Err(Error::new(
                         ErrorKind::Denied,
                         "S3 denies the look, which without s3:ListBucket is also its answer for what is gone; allow \
                          s3:GetObject, s3:GetObjectVersion and s3:ListBucket",
                     )),
-                    (301, Some(region)) => {
-                        let why = format!("bucket {bucket} is in {region}; give a client of that region as the shelf");
-                        Err(Error::new(ErrorKind::Unsupported, why))
-                    }
                     _ => Err(crate::error::sorted(format_args!("looking at s3://{bucket}/{key}"), e)),
                 };
             }
@@ -157,12 +181,16 @@ impl Shelf for aws_sdk_s3::Client {
         {
             return gone(format!("it was overwritten: its ETag is {is}, and {meant} is meant"));
         }
-        // Restored copies are read as if nothing had been (API reference, HeadObject).
-        let restored = found.restore().is_some_and(|it| it.contains("ongoing-request=\"false\""));
+        // Restored copies are read as if nothing had been (API reference, HeadObject), for as long as there are any.
+        let restored = found.restore().filter(|it| it.contains("ongoing-request=\"false\""));
         let class = found.storage_class().map(|it| it.as_str()).filter(|it| matches!(*it, "GLACIER" | "DEEP_ARCHIVE"));
-        if let Some(class) = class.or_else(|| found.archive_status().map(|it| it.as_str())).filter(|_| !restored) {
-            return gone(format!("it is archived ({class}); restore it first"));
+        match (class.or_else(|| found.archive_status().map(|it| it.as_str())), restored) {
+            (Some(class), None) => gone(format!("it is archived ({class}); restore it first")),
+            (Some(class), Some(copy)) => Ok(OnShelf::Partly(
+                Note::new(format!("s3://{bucket}/{key} is in S3")),
+                Note::new(format!("that it stays: it is a copy of what is archived ({class}), and ends ({copy})")),
+            )),
+            (None, _) => Ok(OnShelf::There(Note::new(format!("s3://{bucket}/{key} is in S3")))),
         }
-        Ok(OnShelf::There(Note::new(format!("s3://{bucket}/{key} can be read"))))
     }
 }

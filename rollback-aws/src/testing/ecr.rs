@@ -247,6 +247,11 @@ impl Repository {
             said["imageDigest"] = json!(digest);
             done.push(said);
         }
-        json!({ "imageIds": done, "failures": failures })
+        let mut said = json!({ "failures": failures });
+        // Its model has no empty list.
+        if !done.is_empty() {
+            said["imageIds"] = json!(done);
+        }
+        said
     }
 }

@@ -55,6 +55,8 @@ struct Object {
     e_tag: String,
     length: usize,
     class: String,
+    /// What is said of a copy out of an archive.
+    restore: Option<String>,
 }
 
 /// Buckets and objects, without an HTTP call.
@@ -85,6 +87,19 @@ impl Hands<'_> {
         let versions = world.s3.buckets.get_mut(bucket).and_then(|bucket| bucket.objects.get_mut(key));
         for object in versions.into_iter().flatten().filter_map(|version| version.object.as_mut()) {
             object.class = class.into();
+        }
+    }
+
+    /// Every version of an object is being restored out of the archive, or was: then there is a copy for a day.
+    pub fn restore(&self, bucket: &str, key: &str, done: bool) {
+        let until = self.0.clock.now() + std::time::Duration::from_secs(24 * 3600);
+        let mut world = self.0.world();
+        let versions = world.s3.buckets.get_mut(bucket).and_then(|bucket| bucket.objects.get_mut(key));
+        for object in versions.into_iter().flatten().filter_map(|version| version.object.as_mut()) {
+            object.restore = Some(match done {
+                false => "ongoing-request=\"true\"".into(),
+                true => format!("ongoing-request=\"false\", expiry-date=\"{}\"", date(until)),
+            });
         }
     }
 
@@ -231,6 +246,10 @@ impl Room {
     }
 }
 
+fn date(at: Timestamp) -> String {
+    at.to_zoned(TimeZone::UTC).strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()
+}
+
 fn denied() -> Refusal {
     Refusal::new(403, "AccessDenied", "Access Denied")
 }
@@ -240,7 +259,7 @@ impl Bucket {
         let id = if self.keeps_versions { Uuid::new_v4().simple().to_string() } else { "null".into() };
         // Half a hash: what an ETag is made of is S3's own business.
         let hash = Sha256::digest(content).iter().take(16).map(|byte| format!("{byte:02x}")).collect::<String>();
-        let object = Object { e_tag: format!("\"{hash}\""), length: content.len(), class: class.into() };
+        let object = Object { e_tag: format!("\"{hash}\""), length: content.len(), class: class.into(), restore: None };
         let versions = self.objects.entry(key.into()).or_default();
         versions.retain(|version| version.id != id);
         versions.push(Version { id, at, object: Some(object) });
@@ -283,15 +302,17 @@ impl Bucket {
             said.extend(version.map(|_| (ALLOW, HeaderValue::from_static("DELETE"))));
             return Ok(answer(if version.is_some() { 405 } else { 404 }, said, String::new()));
         };
-        let date = found.at.to_zoned(TimeZone::UTC).strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
         said.extend([
             (ETAG, plain(&object.e_tag)),
-            (LAST_MODIFIED, plain(&date)),
+            (LAST_MODIFIED, plain(&date(found.at))),
             (CONTENT_LENGTH, object.length.into()),
             (CONTENT_TYPE, HeaderValue::from_static("binary/octet-stream")),
         ]);
         if object.class != "STANDARD" {
             said.insert("x-amz-storage-class", plain(&object.class));
+        }
+        if let Some(copy) = &object.restore {
+            said.insert("x-amz-restore", plain(copy));
         }
         Ok(answer(200, said, String::new()))
     }

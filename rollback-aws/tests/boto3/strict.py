@@ -7,16 +7,18 @@ part of them is kept here.
 """
 
 import datetime
+import email.utils
 import json
 import re
 import xml.etree.ElementTree
 
 # Errors that AWS answers with though no operation declares them: those common to all services
 # (https://docs.aws.amazon.com/awssupport/latest/APIReference/CommonErrors.html), and ValidationException, which Lambda
-# was recorded to answer with to values outside of its model (localstack/localstack 8b9a79f, test_lambda_api.snapshot.json).
+# was recorded to answer with to values outside of its model (localstack/localstack 8b9a79f, test_lambda_api.snapshot.json). Of
+# S3's own list for all its operations (https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html) what is met here.
 COMMON = {
     "AccessDenied", "AccessDeniedException", "ExpiredTokenException", "IncompleteSignature", "InternalFailure", "InvalidClientTokenId",
-    "InvalidSignatureException", "MissingAuthenticationToken", "MissingAuthenticationTokenException", "Throttling", "ThrottlingException",
+    "InvalidSignatureException", "MissingAuthenticationToken", "MissingAuthenticationTokenException", "NoSuchBucket", "Throttling", "ThrottlingException",
     "UnrecognizedClientException", "ValidationException", "ValidationError",
 }
 
@@ -101,6 +103,8 @@ def within(limits, size, path, found):
 
 def read(answer, operation=None):
     """The raw body of an answer as a value."""
+    if not answer["body"] and operation is not None and not has_body(operation):
+        return {}
     if "xml" in (answer["headers"].get("content-type") or ""):
         return read_xml(answer["body"], operation)
     if "cbor" in (answer["headers"].get("content-type") or ""):
@@ -110,14 +114,39 @@ def read(answer, operation=None):
     return json.loads(answer["body"] or b"{}")
 
 
+def has_body(operation):
+    """Whether an operation that succeeds answers with one: of S3 many have all they say in headers."""
+    rest_xml = operation.service_model.metadata["protocol"] == "rest-xml"
+    return not rest_xml or any(in_body(member) for member in operation.output_shape.members.values())
+
+
+def check_headers(operation, headers, found):
+    """What the headers of an answer say, by the model."""
+    for name, member in operation.output_shape.members.items():
+        text = headers.get(member.serialization.get("name")) if member.serialization.get("location") == "header" else None
+        if text is None:
+            continue
+        try:
+            if member.type_name in ("integer", "long"):
+                text = int(text)
+            elif member.type_name == "boolean":
+                text = {"true": True, "false": False}[text]
+            elif member.type_name == "timestamp":
+                text = email.utils.parsedate_to_datetime(text)
+        except (ValueError, KeyError):
+            pass
+        check(member, text, f"{operation.name}.{name}", found)
+
+
 def read_xml(body, operation):
     """The output of an operation, or an error, as JSON would have it."""
     try:
         root = xml.etree.ElementTree.fromstring(body)
     except xml.etree.ElementTree.ParseError as e:
         raise ValueError(e) from e
-    if bare(root) == "ErrorResponse":
-        error = {bare(child): child.text or "" for child in root.find("{*}Error") or ()}
+    if bare(root) in ("Error", "ErrorResponse"):
+        # S3's has no wrapper.
+        error = {bare(child): child.text or "" for child in (root if bare(root) == "Error" else root.find("{*}Error") or ())}
         error.pop("Type", None)
         return {"code": error.pop("Code", ""), **error}
     if operation is None or bare(root) != f"{operation.name}Response":
@@ -170,11 +199,14 @@ def faults(operation, answer):
     if status < 300:
         if output is None or output.serialization.get("payload"):
             return found
+        check_headers(operation, answer["headers"], found)
         try:
             check(output, read(answer, operation), operation.name, found)
         except ValueError as e:
             found.append(f"{operation.name}: the body cannot be read: {e}")
         return found
+    if operation.http.get("method") == "HEAD":
+        return [f"{operation.name}: status {status} with a body"] if answer["body"] else found
     try:
         body = read(answer)
     except ValueError:

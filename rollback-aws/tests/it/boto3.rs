@@ -16,7 +16,7 @@ use std::{
 };
 
 use rollback_aws::{
-    cloudformation, cloudwatch, codedeploy, codepipeline, dynamodb, ecs, lambda, route53, sns,
+    cloudformation, cloudwatch, codedeploy, codepipeline, dynamodb, ecr, ecs, lambda, route53, sns,
     testing::{
         Refusal, Simulator,
         clock::VirtualClock,
@@ -34,10 +34,12 @@ const SERVICES: &[&str] = &[
     "codedeploy",
     "codepipeline",
     "dynamodb",
+    "ecr",
     "ecs",
     "lambda",
     "logs",
     "route53",
+    "s3",
     "sns",
 ];
 
@@ -47,15 +49,17 @@ const MINISTACKS: &[&str] = &[
     "cloudwatch",
     "cloudwatch/smithy-rpc-v2-cbor",
     "dynamodb",
+    "ecr",
     "ecs:BASICS",
     "lambda",
     "logs",
     "route53",
+    "s3",
     "sns",
 ];
 
 /// What moto is put through: of Lambda and CloudWatch it has too little.
-const MOTOS: &[&str] = &["dynamodb", "route53", "sns"];
+const MOTOS: &[&str] = &["dynamodb", "ecr", "route53", "s3", "sns"];
 
 /// One exchange as `run.py` tells it.
 #[derive(Debug, Deserialize)]
@@ -157,6 +161,7 @@ async fn boto3_finds_every_answer_as_awss_models_and_the_table_want_it() {
         codedeploy::BESIDES,
         &[codedeploy::PUT_HOOK],
         dynamodb::STORE,
+        &[ecr::GET_IMAGES],
         ecs::REGISTER,
         ecs::ROLLOUT,
         ecs::SET,
@@ -168,6 +173,8 @@ async fn boto3_finds_every_answer_as_awss_models_and_the_table_want_it() {
         let (_, operation) = action.split_once(':').expect("service:Operation");
         assert!(ran.contains(operation), "the library calls {action}, and no exchange of the table does");
     }
+    // Its actions have other names.
+    assert!(ran.contains("HeadObject"), "the library looks at objects of S3, and no exchange of the table does");
     eprintln!("boto3: {} exchanges over {} operations, none violating", exchanges.len(), ran.len());
 }
 

@@ -20,5 +20,6 @@ mod lambda_publish;
 mod lambda_room;
 mod responder;
 mod route53;
+mod shelves;
 mod sns;
 mod support;
