@@ -156,9 +156,13 @@ impl Pods {
 
     /// Puts so many last lines of the log of a pod that fails into the evidence, at most 2 KiB. Off by default: **logs may
     /// hold what is private**, and evidence goes into records, reports and messages. Needs `get` on `pods/log`.
+    ///
+    /// With it goes the message of an end that a container takes from its log (`terminationMessagePolicy:
+    /// FallbackToLogsOnError`); without it that message is left out.
     #[must_use]
     pub const fn with_log_lines(mut self, lines: u32) -> Self {
         self.log_lines = lines;
+        self.rules.logs = lines > 0;
         self
     }
 
