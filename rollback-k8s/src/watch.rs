@@ -162,7 +162,6 @@ impl Bells {
 /// One watch, and what it knows.
 pub(crate) struct Feed<T> {
     shared: Arc<Shared<T>>,
-    running: Mutex<Option<JoinHandle<()>>>,
 }
 
 struct Shared<T> {
@@ -184,6 +183,8 @@ struct State<T> {
     /// Why there is none, if the last try failed.
     trouble: Option<Trouble>,
     wanted: Instant,
+    /// None: nobody has needed it, or not for a while.
+    running: Option<JoinHandle<()>>,
 }
 
 #[derive(Clone)]
@@ -206,8 +207,14 @@ enum End {
 
 impl<T: Kept> Feed<T> {
     fn new(client: &Client, resource: Resource, namespace: &str, bells: &Arc<Bells>) -> Self {
-        let state =
-            State { items: HashMap::new(), owned: HashMap::new(), alive: None, trouble: None, wanted: Instant::now() };
+        let state = State {
+            items: HashMap::new(),
+            owned: HashMap::new(),
+            alive: None,
+            trouble: None,
+            wanted: Instant::now(),
+            running: None,
+        };
         let shared = Shared {
             client: client.clone(),
             resource,
@@ -216,7 +223,7 @@ impl<T: Kept> Feed<T> {
             state: Mutex::new(state),
             told: Notify::new(),
         };
-        Self { shared: Arc::new(shared), running: Mutex::default() }
+        Self { shared: Arc::new(shared) }
     }
 
     /// Waits until everything is known, and says up to when. Begins the watch if none runs.
@@ -224,7 +231,6 @@ impl<T: Kept> Feed<T> {
     /// # Errors
     /// Why nothing is known, or nothing that is recent enough to be used.
     pub(crate) async fn fresh(&self) -> Result<Timestamp> {
-        self.run();
         loop {
             let told = self.shared.told.notified();
             tokio::pin!(told);
@@ -232,6 +238,9 @@ impl<T: Kept> Feed<T> {
             {
                 let mut state = lock(&self.shared.state);
                 state.wanted = Instant::now();
+                if state.running.as_ref().is_none_or(JoinHandle::is_finished) {
+                    state.running = Some(tokio::spawn(Shared::keep(Arc::downgrade(&self.shared))));
+                }
                 if let Some((at, wall)) = state.alive
                     && at.elapsed() < STALE
                 {
@@ -243,15 +252,6 @@ impl<T: Kept> Feed<T> {
             }
             told.await;
         }
-    }
-
-    fn run(&self) {
-        let mut running = lock(&self.running);
-        if running.as_ref().is_some_and(|task| !task.is_finished()) {
-            return;
-        }
-        let weak = Arc::downgrade(&self.shared);
-        *running = Some(tokio::spawn(Shared::keep(weak)));
     }
 
     pub(crate) fn get(&self, name: &str) -> Option<Arc<T>> {
@@ -268,7 +268,7 @@ impl<T: Kept> Feed<T> {
 
 impl<T> Drop for Feed<T> {
     fn drop(&mut self) {
-        if let Some(task) = lock(&self.running).take() {
+        if let Some(task) = lock(&self.shared.state).running.take() {
             task.abort();
         }
     }
@@ -296,12 +296,18 @@ impl<T: Kept> Shared<T> {
         // A watch that was silent is tried for a short time: what buffers its answers lets them go at its end.
         let mut cautious = false;
         while let Some(feed) = shared.upgrade() {
-            let idle = lock(&feed.state).wanted.elapsed() > IDLE;
-            if idle {
-                // The next who needs it lists again.
+            {
+                // Under one lock: whoever needs it now either is seen here, or sees that it has ended.
                 let mut state = lock(&feed.state);
-                (state.alive, state.items, state.owned) = (None, HashMap::new(), HashMap::new());
-                return;
+                if state.wanted.elapsed() > IDLE {
+                    // The next who needs it lists again.
+                    (state.alive, state.items, state.owned) = (None, HashMap::new(), HashMap::new());
+                    state.running = None;
+                    drop(state);
+                    // And so does one who has waited all the time.
+                    feed.told.notify_waiters();
+                    return;
+                }
             }
             let begun = Instant::now();
             let outcome = match version.take() {
@@ -551,3 +557,36 @@ const PAUSE_MOST: Duration = Duration::from_secs(8);
 const OBEYED: Duration = Duration::from_secs(60);
 /// So many objects a page.
 const PAGE: u32 = 500;
+
+#[cfg(all(test, feature = "testing"))]
+mod tests {
+    use std::{sync::mpsc, thread};
+
+    use super::*;
+    use crate::testing::Cluster;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn who_needs_a_watch_that_is_about_to_end_does_not_wait_for_ever() {
+        let client = Cluster::new().client();
+        for _ in 0..50 {
+            let namespace = Namespace::new(&client, "default");
+            let feed = &namespace.pods;
+            let Some(long_ago) = Instant::now().checked_sub(2 * IDLE) else { return };
+            let shared = Arc::clone(&feed.shared);
+            let (held, is_held) = mpsc::channel();
+            // Whoever wants to know or to end is held up, so that it is left to chance who comes first.
+            let holder = thread::spawn(move || {
+                let mut state = lock(&shared.state);
+                state.wanted = long_ago;
+                held.send(()).unwrap();
+                #[expect(clippy::disallowed_methods, reason = "the others have to get as far as the lock")]
+                thread::sleep(Duration::from_millis(5));
+                drop(state);
+            });
+            is_held.recv().unwrap();
+            let known = timeout(Duration::from_secs(5), feed.fresh()).await;
+            known.expect("an answer in time").unwrap();
+            holder.join().unwrap();
+        }
+    }
+}

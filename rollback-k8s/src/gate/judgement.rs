@@ -19,6 +19,8 @@ pub(crate) struct Rules {
     pub(crate) schedule: Duration,
     /// How long a pod may be without being ready, for no reason that it gives.
     pub(crate) ready: Duration,
+    /// What a container logged may be told.
+    pub(crate) logs: bool,
 }
 
 impl Default for Rules {
@@ -28,6 +30,7 @@ impl Default for Rules {
             pull: Duration::from_secs(60),
             schedule: Duration::from_secs(120),
             ready: Duration::from_secs(300),
+            logs: false,
         }
     }
 }
@@ -64,6 +67,8 @@ pub(crate) struct Fault<'p> {
     pub(crate) said: Option<&'p Said>,
     /// For [`Kind::Crash`]: how often it ended since the rollout began.
     pub(crate) times: u32,
+    /// Its message may be from a log, and is not told.
+    pub(crate) is_hushed: bool,
 }
 
 /// What a judgement wants to know the next time.
@@ -121,7 +126,10 @@ pub(crate) fn judge<'p>(
         pods.iter().copied().filter(|pod| !pod.leaving && !memory.is_left_over(pod, created)).collect()
     };
     let (counted, baseline) = (count(new, memory), count(old, memory));
-    let faults: Vec<Fault<'_>> = counted.iter().filter_map(|pod| fault(pod, memory, created)).collect();
+    let mut faults: Vec<Fault<'_>> = counted.iter().filter_map(|pod| fault(pod, memory, created)).collect();
+    if !rules.logs {
+        faults.iter_mut().for_each(Fault::hush);
+    }
     memory.heed(&faults, now);
     // A pod that is over is never ready, and a ReplicaSet leaves it there beside the one that it makes instead.
     let staying: Vec<&Pod> = counted.iter().copied().filter(|pod| pod.failed.is_none()).collect();
@@ -178,16 +186,17 @@ fn worst<'f, 'p>(faults: &'f [Fault<'p>]) -> Option<&'f Fault<'p>> {
 
 /// What is wrong with a pod, the gravest of several.
 fn fault<'p>(pod: &'p Pod, memory: &Memory, created: Timestamp) -> Option<Fault<'p>> {
-    let plain = |kind, said| Fault { kind, pod, container: None, said, times: 0 };
+    let plain = |kind, said| Fault { kind, pod, container: None, said, times: 0, is_hushed: false };
     if let Some(said) = &pod.failed {
         return Some(plain(Kind::Evicted, Some(said)));
     }
     let times = memory.ends_since(pod, created);
     let most = pod.containers.iter().max_by_key(|container| container.ends()).filter(|_| times > 0);
-    let crash = most.map(|c| Fault { kind: Kind::Crash, pod, container: Some(c), said: c.last_words(), times });
+    let of = |kind, c, said, times| Fault { kind, pod, container: Some(c), said, times, is_hushed: false };
+    let crash = most.map(|c| of(Kind::Crash, c, c.last_words(), times));
     let waiting = pod.containers.iter().find_map(|c| {
         let said = c.waiting.as_ref()?;
-        Some(Fault { kind: waits_for(said.reason())?, pod, container: Some(c), said: Some(said), times: 0 })
+        Some(of(waits_for(said.reason())?, c, Some(said), 0))
     });
     let unscheduled = || pod.unscheduled.as_ref().map(|said| plain(Kind::Unschedulable, Some(said)));
     let unready = || (!pod.ready).then(|| plain(Kind::NotReady, None));
@@ -235,6 +244,14 @@ impl Container {
 }
 
 impl Fault<'_> {
+    fn hush(&mut self) {
+        self.is_hushed = self.kind == Kind::Crash && self.container.is_some_and(|c| c.ends_with_its_log);
+    }
+
+    fn message(&self) -> &str {
+        self.said.filter(|_| !self.is_hushed).map(Said::message).unwrap_or_default()
+    }
+
     /// In a clause: `container app of pod web-1 crashed 2 times (OOMKilled, exit code 137)`.
     fn summary(&self) -> String {
         let who = match self.container {
@@ -242,9 +259,9 @@ impl Fault<'_> {
             None => format!("pod {}", self.pod.name),
         };
         let said = match self.said {
-            Some(said) if said.message().is_empty() => said.reason().to_owned(),
-            Some(said) if said.reason().is_empty() => said.message().to_owned(),
-            Some(said) => format!("{}: {}", said.reason(), said.message()),
+            Some(said) if self.message().is_empty() => said.reason().to_owned(),
+            Some(said) if said.reason().is_empty() => self.message().to_owned(),
+            Some(said) => format!("{}: {}", said.reason(), self.message()),
             None => String::new(),
         };
         let with =
@@ -284,7 +301,7 @@ impl Fault<'_> {
         }
         if let Some(said) = self.said {
             facts.insert("reason", said.reason());
-            facts.insert("message", said.message());
+            facts.insert("message", self.message());
         }
     }
 
@@ -707,6 +724,30 @@ mod tests {
         let ruling = judge(&Rules::default(), &mut Memory::default(), &[&crash], &[], at(0), at(2));
         assert_eq!((&ruling.facts["exit code"], &ruling.facts["reason"]), (&json!(137), &json!("OOMKilled")));
         assert!(ruling.culprit.unwrap().restarted, "its last words are in the log of the container before");
+    }
+
+    #[test]
+    fn what_a_container_logged_is_told_only_where_that_is_allowed() {
+        for (policy, logs, told) in [
+            (None, false, true),
+            (Some("File"), false, true),
+            (Some("FallbackToLogsOnError"), false, false),
+            (Some("FallbackToLogsOnError"), true, true),
+        ] {
+            let end = json!({ "terminated": { "exitCode": 1, "reason": "Error", "message": "token=hunter2" } });
+            let meta = json!({ "name": "web-1", "uid": "u", "creationTimestamp": "2027-01-15T08:00:01Z" });
+            let status = |name: &str| json!({ "name": name, "restartCount": 4, "lastState": end });
+            let spec = |name: &str| json!({ "name": name, "terminationMessagePolicy": policy });
+            let pod: Pod = serde_json::from_value(json!({ "metadata": meta,
+                "spec": { "initContainers": [spec("migrate")], "containers": [{ "name": "app" }] },
+                "status": { "initContainerStatuses": [status("migrate")], "containerStatuses": [] } }))
+            .unwrap();
+            let rules = Rules { logs, ..Rules::default() };
+            let ruling = judge(&rules, &mut Memory::default(), &[&pod], &[], at(0), at(2));
+            let all = format!("{} {:?}", ruling.summary, ruling.facts);
+            assert!(all.contains("Error"), "{all}");
+            assert_eq!(all.contains("hunter2"), told, "{policy:?}, logs {logs}: {all}");
+        }
     }
 
     #[test]
