@@ -98,6 +98,12 @@ impl Account {
         aws_sdk_codedeploy::Client::new(&self.sdk)
     }
 
+    /// A client for ECR.
+    #[cfg(feature = "ecr")]
+    pub fn ecr(&self) -> aws_sdk_ecr::Client {
+        aws_sdk_ecr::Client::new(&self.sdk)
+    }
+
     /// A client for ECS.
     #[cfg(feature = "ecs")]
     pub fn ecs(&self) -> aws_sdk_ecs::Client {
@@ -120,6 +126,13 @@ impl Account {
     #[cfg(feature = "route53")]
     pub fn route53(&self) -> aws_sdk_route53::Client {
         aws_sdk_route53::Client::new(&self.sdk)
+    }
+
+    /// A client for S3. At an endpoint of one's own a bucket is named in the path, as few of those have a host for each.
+    #[cfg(feature = "s3")]
+    pub fn s3(&self) -> aws_sdk_s3::Client {
+        let config = aws_sdk_s3::config::Builder::from(&self.sdk);
+        aws_sdk_s3::Client::from_conf(config.force_path_style(self.sdk.endpoint_url().is_some()).build())
     }
 
     /// A client for SNS.

@@ -109,7 +109,7 @@ pub struct Group {
     guarded: bool,
     shelves: Vec<Arc<dyn Shelf>>,
     #[cfg(feature = "cloudwatch")]
-    cloudwatch: Option<aws_sdk_cloudwatch::Client>,
+    alarms: Option<crate::cloudwatch::Alarms>,
     known: Arc<Mutex<Known>>,
 }
 
@@ -194,11 +194,15 @@ pub const ROLLOUT: &[Permission] = &[
     STOP_DEPLOYMENT,
 ];
 
-/// What a rollout needs besides, that it does not call itself.
-pub const BESIDES: &[Permission] = &[
-    Permission::new("codedeploy:RegisterApplicationRevision", "deploy a revision that is new to the application"),
-    Permission::new("codedeploy:UpdateDeploymentGroup", "deploy the baseline again without the group's alarms"),
-];
+/// To deploy a revision that is new to the application: CodeDeploy registers it then.
+pub const REGISTER_REVISION: Permission =
+    Permission::new("codedeploy:RegisterApplicationRevision", "deploy a revision that is new to the application");
+/// To deploy the baseline again in a group with alarms: CodeDeploy asks for it where a deployment overrides them.
+pub const OVERRIDE_ALARMS: Permission =
+    Permission::new("codedeploy:UpdateDeploymentGroup", "deploy the baseline again without the group's alarms");
+
+/// What a rollout needs besides, that only preflight calls, to prove it.
+pub const BESIDES: &[Permission] = &[REGISTER_REVISION, OVERRIDE_ALARMS];
 
 impl Group {
     /// The group `name` of the application `app`.
@@ -223,7 +227,7 @@ impl Group {
             guarded: false,
             shelves: Vec::new(),
             #[cfg(feature = "cloudwatch")]
-            cloudwatch: None,
+            alarms: None,
             known: Arc::default(),
         })
     }
@@ -267,11 +271,11 @@ impl Group {
         self
     }
 
-    /// With this client preflight proves that none of the group's alarms fires already.
+    /// Preflight looks at the group's own alarms here: one that fires already stops a deployment as it begins.
     #[cfg(feature = "cloudwatch")]
     #[must_use]
-    pub fn cloudwatch(mut self, client: aws_sdk_cloudwatch::Client) -> Self {
-        self.cloudwatch = Some(client);
+    pub fn alarms(mut self, alarms: &crate::cloudwatch::Alarms) -> Self {
+        self.alarms = Some(alarms.clone());
         self
     }
 
@@ -307,10 +311,15 @@ impl Group {
             ROLLOUT.iter().chain(BESIDES).copied().partition(|it| it.action == GET_CONFIG.action);
         let (app, group): (Vec<_>, Vec<_>) =
             others.into_iter().partition(|it| it.action.ends_with("ApplicationRevision"));
-        Policy::new()
+        let policy = Policy::new()
             .allow(&configs, [arn("deploymentconfig", "*".into())])
             .allow(&app, [arn("application", self.app.to_string())])
-            .allow(&group, [arn("deploymentgroup", format!("{}/{}", self.app, self.name))])
+            .allow(&group, [arn("deploymentgroup", format!("{}/{}", self.app, self.name))]);
+        #[cfg(feature = "cloudwatch")]
+        if self.alarms.is_some() {
+            return policy.allow(crate::cloudwatch::LOOK, ["*"]);
+        }
+        policy
     }
 
     fn client(&self) -> &Client {

@@ -23,6 +23,7 @@
 //! reference. Whether `currentServiceDeployment` stays when a deployment has ended is not documented; without it the list of
 //! service deployments is read.
 
+pub(crate) mod definition;
 mod look;
 mod name;
 mod preflight;
@@ -88,6 +89,8 @@ pub struct Service {
     settings: Option<Settings>,
     #[cfg(feature = "cloudwatch")]
     alarms: Option<crate::cloudwatch::Alarms>,
+    #[cfg(feature = "ecr")]
+    images: Option<crate::ecr::Images>,
 }
 
 /// To see the service.
@@ -159,6 +162,8 @@ impl Service {
             settings: None,
             #[cfg(feature = "cloudwatch")]
             alarms: None,
+            #[cfg(feature = "ecr")]
+            images: None,
         })
     }
 
@@ -196,6 +201,15 @@ impl Service {
     #[must_use]
     pub fn alarms(mut self, alarms: &crate::cloudwatch::Alarms) -> Self {
         self.alarms = Some(alarms.clone());
+        self
+    }
+
+    /// Preflight looks here for the images of baseline and candidate: a rollback to an image that was deleted cannot pull.
+    /// Needs [`GET_IMAGES`](crate::ecr::GET_IMAGES); what may not be looked at is listed as not provable.
+    #[cfg(feature = "ecr")]
+    #[must_use]
+    pub fn images(mut self, images: &crate::ecr::Images) -> Self {
+        self.images = Some(images.clone());
         self
     }
 

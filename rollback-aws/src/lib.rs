@@ -13,6 +13,8 @@ pub mod codedeploy;
 pub mod codepipeline;
 #[cfg(feature = "dynamodb")]
 pub mod dynamodb;
+#[cfg(feature = "ecr")]
+pub mod ecr;
 #[cfg(feature = "ecs")]
 pub mod ecs;
 #[cfg(feature = "account")]

@@ -34,12 +34,14 @@ pub mod cloudwatch;
 pub mod codedeploy;
 pub mod codepipeline;
 pub mod dynamodb;
+pub mod ecr;
 pub mod ecs;
 pub mod fault;
 pub mod lambda;
 pub mod logs;
 mod metric;
 pub mod route53;
+pub mod s3;
 mod server;
 pub mod sns;
 mod wire;
@@ -85,10 +87,12 @@ struct World {
     codedeploy: codedeploy::Room,
     codepipeline: codepipeline::Room,
     dynamodb: dynamodb::Room,
+    ecr: ecr::Room,
     ecs: ecs::Room,
     lambda: lambda::Room,
     logs: logs::Room,
     route53: route53::Room,
+    s3: s3::Room,
     sns: sns::Room,
     /// Access keys whose credentials have expired.
     expired: BTreeSet<String>,
@@ -119,10 +123,12 @@ impl Simulator {
             codedeploy: codedeploy::Room::new(region),
             codepipeline: codepipeline::Room::new(region),
             dynamodb: dynamodb::Room::new(region),
+            ecr: ecr::Room::new(region),
             ecs: ecs::Room::new(region, clock.now()),
             lambda: lambda::Room::new(region, clock.now()),
             logs: logs::Room::default(),
             route53: route53::Room::new(),
+            s3: s3::Room::new(region),
             sns: sns::Room::new(region),
             expired: BTreeSet::new(),
             denied: BTreeSet::new(),
@@ -242,6 +248,11 @@ impl Simulator {
         codedeploy::Hands(self)
     }
 
+    /// Repositories of images, without an HTTP call.
+    pub const fn ecr(&self) -> ecr::Hands<'_> {
+        ecr::Hands(self)
+    }
+
     /// ECS services and their deployments, without an HTTP call.
     pub const fn ecs(&self) -> ecs::Hands<'_> {
         ecs::Hands(self)
@@ -255,6 +266,11 @@ impl Simulator {
     /// Hosted zones and what name servers answer, without an HTTP call.
     pub const fn route53(&self) -> route53::Hands<'_> {
         route53::Hands(self)
+    }
+
+    /// Buckets and objects, without an HTTP call.
+    pub const fn s3(&self) -> s3::Hands<'_> {
+        s3::Hands(self)
     }
 
     /// Topics, without an HTTP call.
@@ -320,10 +336,15 @@ impl Simulator {
             Service::CodeDeploy => world.codedeploy.answer(called, request, now),
             Service::CodePipeline => world.codepipeline.answer(called, request, now),
             Service::DynamoDb => world.dynamodb.answer(called, request, now),
+            Service::Ecr => world.ecr.answer(&called.operation, request, now),
             Service::Ecs => world.ecs(called, request, now),
             Service::Lambda => world.lambda(called, request, now),
             Service::Logs => world.logs.answer(&called.operation, request),
             Service::Route53 => world.route53.answer(called, request, now),
+            Service::S3 => {
+                let may_list = !world.denied.contains("s3:ListBucket");
+                world.s3.answer(called, request, now, may_list)
+            }
             Service::Sns => world.sns.answer(called, request, now),
         };
         answer.unwrap_or_else(|refusal| called.refuse(&refusal))

@@ -157,7 +157,7 @@ impl Args {
             Where::Lambda => Platform::Lambda,
         };
         let mut group = Group::new(&Poller::new(account).every(self.poll), &self.app, &self.group, platform)?;
-        group = group.cloudwatch(account.cloudwatch());
+        group = group.alarms(&Alarms::new(account));
         if let Some(name) = &self.config {
             group = group.config(name);
         }

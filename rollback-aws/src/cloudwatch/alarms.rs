@@ -73,6 +73,22 @@ pub(super) enum Found {
     Failed(Arc<Failure>),
 }
 
+/// What an alarm says to a service that listens to it.
+#[cfg(any(feature = "codedeploy", feature = "ecs"))]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    /// It is OK.
+    Quiet,
+    /// It fires: its reason.
+    Fires(String),
+    /// It is OK or nothing, and that is no evidence: why.
+    Blind(String),
+    /// There is none of this name.
+    Missing,
+    /// There are alarms of several kinds of this name.
+    Several,
+}
+
 /// An error that many are told.
 pub(super) struct Failure {
     kind: ErrorKind,
@@ -161,18 +177,36 @@ impl Alarms {
     /// Which of these are not there or not quiet now, and why.
     #[cfg(feature = "ecs")]
     pub(crate) async fn unfit(&self, names: &[String]) -> Result<Vec<(String, String)>> {
-        let mut unfit = Vec::new();
-        for (name, read) in names.iter().zip(self.read_now(names).await) {
-            let why = match read.found {
-                Found::One(alarm) if alarm.state == StateValue::Alarm => format!("fires: {}", alarm.reason),
-                Found::One(_) => continue,
-                Found::Missing => "is not there".into(),
-                Found::Several => "names several alarms".into(),
-                Found::Failed(failure) => return Err(failure.error()),
+        let unfit = self.states(names).await?.into_iter().zip(names).filter_map(|(state, name)| {
+            let why = match state {
+                State::Fires(why) => format!("fires: {why}"),
+                State::Quiet | State::Blind(_) => return None,
+                State::Missing => "is not there".into(),
+                State::Several => "names several alarms".into(),
             };
-            unfit.push((name.clone(), why));
-        }
-        Ok(unfit)
+            Some((name.clone(), why))
+        });
+        Ok(unfit.collect())
+    }
+
+    /// What each of these would say to a service that listens to it now.
+    #[cfg(any(feature = "codedeploy", feature = "ecs"))]
+    pub(crate) async fn states(&self, names: &[String]) -> Result<Vec<State>> {
+        let states = self.read_now(names).await.into_iter().map(|read| {
+            Ok(match read.found {
+                Found::One(alarm) => match (&alarm.state, &alarm.evaluation) {
+                    (StateValue::Alarm, _) => State::Fires(alarm.reason.clone()),
+                    (StateValue::Ok, None) => State::Quiet,
+                    (StateValue::Ok, Some(how)) => State::Blind(format!("its evaluation is {how}")),
+                    (StateValue::InsufficientData, _) => State::Blind("it has no data".into()),
+                    (other, _) => State::Blind(format!("it is {other}")),
+                },
+                Found::Missing => State::Missing,
+                Found::Several => State::Several,
+                Found::Failed(failure) => return Err(failure.error()),
+            })
+        });
+        states.collect()
     }
 
     /// What is known of these names, not older than the interval.

@@ -1,7 +1,8 @@
 //! Deployments and their targets as they are read, and the mark that ours carry.
 
 use aws_sdk_codedeploy::types::{
-    DeploymentInfo, DeploymentStatus, DeploymentTarget, LifecycleEvent, LifecycleEventStatus, TargetLabel, TargetStatus,
+    DeploymentInfo, DeploymentStatus, DeploymentTarget, Diagnostics, LifecycleEvent, LifecycleEventStatus, TargetLabel,
+    TargetStatus,
 };
 use jiff::Timestamp;
 use rollback_core::model::{Goal, Nonce, RolloutId};
@@ -219,10 +220,8 @@ impl Target {
             through: !events.is_empty() && events.iter().all(|event| event.status() == Some(&S::Succeeded)),
             at: at.map(|event| {
                 let name = event.lifecycle_event_name().unwrap_or("an event");
-                let said = event.diagnostics().and_then(|it| it.message()).filter(|it| !it.is_empty());
-                match (event.status(), said) {
-                    (Some(S::Failed), Some(said)) => format!("{name} failed: {said}"),
-                    (Some(S::Failed), None) => format!("{name} failed"),
+                match event.status() {
+                    Some(S::Failed) => format!("{name} failed{}", event.diagnostics().map(told).unwrap_or_default()),
                     _ => name.into(),
                 }
             }),
@@ -237,6 +236,25 @@ impl Target {
     /// Nothing was done to it.
     pub(super) const fn untouched(&self) -> bool {
         matches!(self.status, TargetStatus::Pending | TargetStatus::Skipped)
+    }
+}
+
+/// What the agent tells of an event that failed: `: …, in scripts/check.sh (ScriptFailed); its log ends: …`.
+fn told(it: &Diagnostics) -> String {
+    let text = |it: Option<&str>| it.map(str::trim).filter(|it| !it.is_empty()).map(str::to_owned);
+    let script = text(it.script_name()).map(|it| format!("in {it}"));
+    let code = it.error_code().map(|it| format!("({})", it.as_str()));
+    let said = [text(it.message()), script, code].into_iter().flatten().collect::<Vec<_>>().join(" ");
+    // A note has room for a few lines, and the last are the ones that tell.
+    let tail: Vec<&str> =
+        it.log_tail().unwrap_or_default().lines().map(str::trim).filter(|it| !it.is_empty()).collect();
+    let tail = tail[tail.len().saturating_sub(3)..].join(" | ");
+    let from = tail.char_indices().rev().nth(399).map_or(0, |(at, _)| at);
+    match (said.is_empty(), tail.is_empty()) {
+        (true, true) => String::new(),
+        (false, true) => format!(": {said}"),
+        (true, false) => format!("; its log ends: {}", &tail[from..]),
+        (false, false) => format!(": {said}; its log ends: {}", &tail[from..]),
     }
 }
 
@@ -265,5 +283,28 @@ mod tests {
         for other in ["", "release 42", "rollback: nothing", "rollback: a sideways b"] {
             assert_eq!(Mark::read(other), None, "{other}");
         }
+    }
+    #[test]
+    fn what_failed_names_the_script_the_code_and_the_end_of_its_log() {
+        use aws_sdk_codedeploy::types::{InstanceTarget, LifecycleErrorCode};
+        let at = |diagnostics: Option<Diagnostics>| {
+            let event = LifecycleEvent::builder().lifecycle_event_name("ValidateService");
+            let event = event.status(LifecycleEventStatus::Failed).set_diagnostics(diagnostics).build();
+            let target = InstanceTarget::builder().target_id("i-1").status(TargetStatus::Failed);
+            let target = target.lifecycle_events(event).build();
+            Target::read(&DeploymentTarget::builder().instance_target(target).build()).unwrap().at.unwrap()
+        };
+        let script =
+            Diagnostics::builder().error_code(LifecycleErrorCode::ScriptFailed).script_name("scripts/check.sh");
+        let script =
+            script.message("Script exited with code 7").log_tail("one\ntwo\n\n[stderr]three\n[stderr]no port 80\n");
+        assert_eq!(
+            at(Some(script.build())),
+            "ValidateService failed: Script exited with code 7 in scripts/check.sh (ScriptFailed); its log ends: two | \
+             [stderr]three | [stderr]no port 80"
+        );
+        assert_eq!(at(None), "ValidateService failed");
+        let words = Diagnostics::builder().message("").script_name("").log_tail("é".repeat(900)).build();
+        assert_eq!(at(Some(words)).chars().filter(|it| *it == 'é').count(), 400);
     }
 }

@@ -1,8 +1,12 @@
 //! A gate as a hook of CodeDeploy's own.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
-use aws_sdk_codedeploy::{Client, types::LifecycleEventStatus};
+use aws_sdk_codedeploy::{
+    Client,
+    config::{Builder as Overrides, retry::RetryConfig},
+    types::LifecycleEventStatus,
+};
 use rollback_core::{
     Error, ErrorKind, Result,
     gate::{HealthGate, Verdict, Window},
@@ -68,25 +72,34 @@ impl Hook {
         Ok(verdict)
     }
 
-    /// Answers. Saying the same twice is harmless.
+    /// Answers, up to three times if nobody says whether it arrived.
     ///
     /// # Errors
-    /// `Conflict` when the deployment no longer waits for it.
+    /// `Conflict` when the deployment no longer waits for it: it was answered before, or is over.
     pub async fn answer(&self, passed: bool) -> Result<()> {
         let status = if passed { LifecycleEventStatus::Succeeded } else { LifecycleEventStatus::Failed };
-        let call = self.client.put_lifecycle_event_hook_execution_status().deployment_id(&self.deployment);
-        let call = call.lifecycle_event_hook_execution_id(&self.execution).status(status);
-        match call.send().await {
-            Ok(_) => Ok(()),
-            Err(e) => {
-                let over = e.as_service_error().is_some_and(|e| e.is_lifecycle_event_already_completed_exception());
-                let e = sorted(format_args!("answering a hook of deployment {}", self.deployment), e);
-                if !over {
-                    return Err(e);
-                }
-                let why = format!("deployment {} no longer waits for this hook", self.deployment);
-                Err(Error::new(ErrorKind::Conflict, why).because(e))
+        let mut lost = 0;
+        loop {
+            let call = self.client.put_lifecycle_event_hook_execution_status().deployment_id(&self.deployment);
+            let call = call.lifecycle_event_hook_execution_id(&self.execution).status(status.clone());
+            // The SDK would repeat it without a word, and its second request is refused where the first one has arrived.
+            let once = Overrides::new().retry_config(RetryConfig::disabled());
+            let Err(e) = call.customize().config_override(once).send().await else { return Ok(()) };
+            let over = e.as_service_error().is_some_and(|e| e.is_lifecycle_event_already_completed_exception());
+            let e = sorted(format_args!("answering a hook of deployment {}", self.deployment), e);
+            if over && lost > 0 {
+                // Nobody else knows its id: what has arrived is ours.
+                return Ok(());
             }
+            if over {
+                let why = format!("deployment {} no longer waits for this hook", self.deployment);
+                return Err(Error::new(ErrorKind::Conflict, why).because(e));
+            }
+            lost += 1;
+            if lost == TRIES || !matches!(e.kind(), ErrorKind::Unavailable | ErrorKind::Throttled) {
+                return Err(e);
+            }
+            tokio::time::sleep(PAUSE).await;
         }
     }
 
@@ -101,3 +114,7 @@ impl fmt::Debug for Hook {
         f.debug_struct("Hook").field("deployment", &self.deployment).finish_non_exhaustive()
     }
 }
+
+/// How often an answer is tried, and what is waited in between: the function that answers has its own time-out.
+const TRIES: u32 = 3;
+const PAUSE: Duration = Duration::from_secs(1);

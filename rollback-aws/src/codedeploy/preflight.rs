@@ -3,18 +3,19 @@
 use std::time::Duration;
 
 use aws_sdk_codedeploy::types::{
-    ComputePlatform, DeploymentGroupInfo, DeploymentType, DeploymentWaitType, InstanceAction,
+    ComputePlatform, DeploymentConfigInfo, DeploymentGroupInfo, DeploymentType, DeploymentWaitType, InstanceAction,
+    RevisionLocation, TrafficRoutingType,
 };
 use rollback_core::{
     Error, ErrorKind, Result,
     backend::Readiness,
-    model::{Change, Revision, Weight},
+    model::{Change, Note, Revision, Weight},
     plan::Plan,
 };
 
 use super::{
     CONTINUE_DEPLOYMENT, CREATE_DEPLOYMENT, GET_CONFIG, GET_DEPLOYMENTS, GET_GROUP, GET_REVISION, GET_TARGETS, Group,
-    LIST_DEPLOYMENTS, LIST_TARGETS, OnShelf, Platform, STOP_DEPLOYMENT,
+    LIST_DEPLOYMENTS, LIST_TARGETS, OVERRIDE_ALARMS, OnShelf, Platform, REGISTER_REVISION, STOP_DEPLOYMENT,
     deployment::{Deployment, Status, Target},
     revision::{Artefact, Spec},
     settings::{alarms_of, events_of, ready_wait},
@@ -124,9 +125,11 @@ impl Group {
         ready = ready.and(self.fits(&info, &candidate, plan)).and(self.guard(&info));
         ready = ready.and(self.firing(&info).await?);
         self.prove_last(&mut ready, &baseline, &info).await?;
-        self.prove_config(&mut ready, &info).await?;
+        self.prove_config(&mut ready, &info, plan).await?;
         self.prove_revisions(&mut ready, &baseline, &candidate).await?;
-        self.prove_create(&mut ready, &candidate).await?;
+        if self.prove_create(&mut ready, &candidate).await? {
+            self.prove_besides(&mut ready, &info).await?;
+        }
         Ok(self.costs(ready))
     }
 
@@ -149,25 +152,42 @@ impl Group {
                 if candidate.artefact.is_app_spec() { "a bundle in S3 or GitHub" } else { "the text of an AppSpec" };
             ready = ready.refused(format!("{self} takes {takes}, and the candidate is {}", candidate.artefact.id()));
         }
-        let previews = plan.steps().iter().any(|step| step.weight == Weight::NONE);
-        match (previews, ready_wait(info)) {
-            (true, None) => {
-                ready = ready.refused(format!(
-                    "the plan has a step of 0 %, and {self} does not wait before the traffic; set its ready option to \
-                     STOP_DEPLOYMENT with a wait"
-                ));
-            }
-            (true, Some(minutes)) => {
-                ready = ready.proved(format!(
-                    "it waits {minutes} minutes before the traffic, and stops if nobody lets it go on"
-                ));
-            }
-            (false, _) => {}
-        }
+        ready = ready.and(self.waits_for(info, plan));
         if matches!(is, Platform::Ecs | Platform::BlueGreen) {
             ready = ready.and(stands_for(info, plan));
         }
         ready
+    }
+
+    /// Whether the group waits before the traffic, and for as long as the plan looks at it there.
+    fn waits_for(&self, info: &DeploymentGroupInfo, plan: &Plan) -> Readiness {
+        let ready = Readiness::default();
+        let Some(preview) = plan.steps().iter().find(|step| step.weight == Weight::NONE) else { return ready };
+        let Some(wait) = ready_wait(info).map(|minutes| Duration::from_secs(60 * u64::from(minutes))) else {
+            return ready.refused(format!(
+                "the plan has a step of 0 %, and {self} does not wait before the traffic; set its ready option to \
+                 STOP_DEPLOYMENT with a wait"
+            ));
+        };
+        if preview.bake >= wait {
+            return ready.refused(format!(
+                "{self} waits {} before the traffic, and then stops, and the plan's preview takes {}; let it wait longer",
+                minutes(wait),
+                minutes(preview.bake)
+            ));
+        }
+        let ready = ready.proved(format!("it waits {} before the traffic, and then stops", minutes(wait)));
+        let deadlines = plan.deadlines();
+        let held = preview.approval.as_ref().map_or(Duration::ZERO, |_| deadlines.hold);
+        let most = preview.bake + deadlines.overtime + held;
+        if most < wait {
+            return ready;
+        }
+        ready.not_provable(format!(
+            "that the preview is over within the {} that the group waits: the plan allows it {}",
+            minutes(wait),
+            minutes(most)
+        ))
     }
 
     /// What watches while nobody of ours does.
@@ -208,40 +228,26 @@ impl Group {
     /// An alarm that fires already stops a deployment within a second, and a pointless rollback follows (observed).
     #[cfg(feature = "cloudwatch")]
     async fn firing(&self, info: &DeploymentGroupInfo) -> Result<Readiness> {
-        use aws_sdk_cloudwatch::types::{AlarmType, StateValue};
+        use crate::cloudwatch::{DESCRIBE_ALARMS, State};
         let names = alarms_of(info);
         let mut ready = Readiness::default();
         if names.is_empty() {
             return Ok(ready);
         }
-        let Some(client) = &self.cloudwatch else {
-            return Ok(
-                ready.not_provable("that none of the group's alarms fires already: no CloudWatch client was given")
-            );
+        let Some(alarms) = &self.alarms else {
+            return Ok(ready.not_provable("that none of the group's alarms fires already: Group::alarms looks"));
         };
-        let call = client.describe_alarms().set_alarm_names(Some(names.clone()));
-        let call = call.alarm_types(AlarmType::MetricAlarm).alarm_types(AlarmType::CompositeAlarm);
-        let answer = call.send().await.map_err(|e| sorted(format_args!("reading the alarms of {self}"), e));
-        let see = Permission::new("cloudwatch:DescribeAlarms", "see alarms");
-        let Some(found) = see.prove(&mut ready, answer)? else { return Ok(ready) };
-        let metric = found.metric_alarms().iter().map(|it| (it.alarm_name(), it.state_value()));
-        let composite = found.composite_alarms().iter().map(|it| (it.alarm_name(), it.state_value()));
-        let states: Vec<_> = metric.chain(composite).collect();
-        for name in &names {
-            let state = states.iter().find(|(found, _)| *found == Some(name.as_str())).map(|(_, state)| *state);
-            match state {
-                None => {
-                    ready.refused.push(format!("{self} names the alarm {name}, and there is none of this name").into())
-                }
-                Some(Some(StateValue::Alarm)) => ready.refused.push(
-                    format!("the alarm {name} fires already: CodeDeploy would stop the deployment within a second")
-                        .into(),
-                ),
-                Some(Some(StateValue::InsufficientData)) => {
-                    ready = ready.not_provable(format!("that the alarm {name} sees anything: it has no data"));
-                }
-                Some(_) => ready = ready.proved(format!("the alarm {name} does not fire")),
-            }
+        let Some(found) = DESCRIBE_ALARMS.prove(&mut ready, alarms.states(&names).await)? else { return Ok(ready) };
+        for (name, state) in names.iter().zip(found) {
+            ready = match state {
+                State::Missing => ready.refused(format!("{self} names the alarm {name}, and there is none of this name")),
+                State::Several => ready.not_provable(format!("which alarm {name} is meant: there are several")),
+                State::Fires(why) => ready.refused(format!(
+                    "the alarm {name} fires already: CodeDeploy would stop the deployment within a second; it says: {why}"
+                )),
+                State::Blind(why) => ready.not_provable(format!("that the alarm {name} sees anything: {why}")),
+                State::Quiet => ready.proved(format!("the alarm {name} does not fire")),
+            };
         }
         Ok(ready)
     }
@@ -309,15 +315,22 @@ impl Group {
         proved_or_unknown(ready, &CONTINUE_DEPLOYMENT, answer)
     }
 
-    async fn prove_config(&self, ready: &mut Readiness, info: &DeploymentGroupInfo) -> Result<()> {
+    async fn prove_config(&self, ready: &mut Readiness, info: &DeploymentGroupInfo, plan: &Plan) -> Result<()> {
+        let deadlines = plan.deadlines();
         let own = self.config.as_deref().or_else(|| info.deployment_config_name());
         let back = self.way_back();
-        for name in own.into_iter().chain(back.as_deref()) {
+        let ways = [
+            (own, "move the traffic", deadlines.shift),
+            (back.as_deref(), "bring the traffic back", deadlines.roll_back),
+        ];
+        for (name, what, within) in ways {
+            let Some(name) = name else { continue };
             let call = self.client().get_deployment_config().deployment_config_name(name).send();
             match call.await {
-                Ok(_) => {
+                Ok(found) => {
                     GET_CONFIG.prove(ready, Ok(()))?;
-                    ready.proved.push(format!("the configuration {name} is there").into());
+                    let takes = found.deployment_config_info().and_then(takes);
+                    prove_pace(ready, name, what, takes, within);
                 }
                 Err(e) if e.as_service_error().is_some_and(|e| e.is_deployment_config_does_not_exist_exception()) => {
                     ready.refused.push(format!("there is no configuration {name}").into());
@@ -329,6 +342,16 @@ impl Group {
                 }
             }
         }
+        if matches!(self.platform, Platform::InPlace | Platform::BlueGreen) {
+            ready.not_provable.push(
+                format!(
+                    "that all instances are done within {}, after which the plan goes back: what a deployment takes them is \
+                     not known before",
+                    minutes(deadlines.shift)
+                )
+                .into(),
+            );
+        }
         Ok(())
     }
 
@@ -336,13 +359,13 @@ impl Group {
         let old = GET_REVISION.prove(ready, self.registered(&baseline.artefact).await)?;
         let id = baseline.artefact.id();
         match old {
+            Some(_) if baseline.artefact.unfetched() => ready.no_way_back.push(untold(&id)),
             Some(Some(_)) => ready.proved.push(format!("revision {id} is registered").into()),
             Some(None) => ready.no_way_back.push(format!("revision {id} is not registered any more").into()),
             None => {}
         }
-        if candidate.artefact.unfetched() && self.registered(&candidate.artefact).await?.is_none() {
-            let why = format!("there is no revision {} in application {}", candidate.artefact.id(), self.app);
-            ready.refused.push(why.into());
+        if candidate.artefact.unfetched() {
+            ready.refused.push(untold(&candidate.artefact.id()));
         }
         for (which, artefact) in [("baseline", &baseline.artefact), ("candidate", &candidate.artefact)] {
             let (mut seen, mut gone) = (false, None);
@@ -383,8 +406,9 @@ impl Group {
         Ok(())
     }
 
-    /// A deployment by a configuration that never was is refused for that, or for lack of the permission.
-    async fn prove_create(&self, ready: &mut Readiness, candidate: &Spec) -> Result<()> {
+    /// A deployment by a configuration that never was is refused for that, or for lack of the permission. Whether it was
+    /// the former.
+    async fn prove_create(&self, ready: &mut Readiness, candidate: &Spec) -> Result<bool> {
         let call = self.client().create_deployment().application_name(self.app()).deployment_group_name(self.name());
         let call = call.revision(candidate.artefact.write()).deployment_config_name(NEVER_WAS);
         let answer = match call.send().await {
@@ -394,12 +418,43 @@ impl Group {
                      checks nothing is no place for a rollout"
                         .into(),
                 );
-                return Ok(());
+                return Ok(false);
             }
             Err(e) if e.as_service_error().is_some_and(|e| e.is_deployment_config_does_not_exist_exception()) => Ok(()),
             Err(e) => Err(sorted(format_args!("deploying to {self} by a configuration that never was"), e)),
         };
-        proved_or_unknown(ready, &CREATE_DEPLOYMENT, answer)
+        let checks = answer.is_ok();
+        proved_or_unknown(ready, &CREATE_DEPLOYMENT, answer)?;
+        Ok(checks)
+    }
+
+    /// What CodeDeploy asks for when the library deploys, each by a call of its own that is refused for what it says, or for
+    /// lack of the permission. In which order a deployment is checked for these is not documented.
+    async fn prove_besides(&self, ready: &mut Readiness, info: &DeploymentGroupInfo) -> Result<()> {
+        let nothing = RevisionLocation::builder().build();
+        let call = self.client().register_application_revision().application_name(self.app()).revision(nothing);
+        let answer = match call.send().await {
+            Ok(_) => Ok(()),
+            Err(e)
+                if e.as_service_error()
+                    .is_some_and(|e| e.is_revision_required_exception() || e.is_invalid_revision_exception()) =>
+            {
+                Ok(())
+            }
+            Err(e) => Err(sorted("registering a revision that is none", e)),
+        };
+        proved_or_unknown(ready, &REGISTER_REVISION, answer)?;
+        if alarms_of(info).is_empty() {
+            return Ok(());
+        }
+        let call = self.client().update_deployment_group().application_name(self.app());
+        let call = call.current_deployment_group_name(self.name()).deployment_config_name(NEVER_WAS);
+        let answer = match call.send().await {
+            Ok(_) => Ok(()),
+            Err(e) if e.as_service_error().is_some_and(|e| e.is_deployment_config_does_not_exist_exception()) => Ok(()),
+            Err(e) => Err(sorted(format_args!("setting {self} to a configuration that never was"), e)),
+        };
+        proved_or_unknown(ready, &OVERRIDE_ALARMS, answer)
     }
 
     /// What going back costs, and does not bring back.
@@ -415,6 +470,13 @@ impl Group {
             Platform::Ecs | Platform::Lambda => ready.not_restored("what the candidate wrote, sent and queued"),
         }
     }
+}
+
+/// Why a revision cannot be deployed of which no more than the hash is known.
+fn untold(id: &str) -> Note {
+    Note::new(format!(
+        "CodeDeploy does not tell the text of revision {id}, and by its hash alone it cannot be counted on"
+    ))
 }
 
 /// Whether the old side stands through the bakes at full traffic.
@@ -439,6 +501,43 @@ fn stands_for(info: &DeploymentGroupInfo, plan: &Plan) -> Readiness {
          {} minutes is over; going back is then a deployment",
         bakes.as_secs().div_ceil(60)
     ))
+}
+
+/// How long the traffic is on its way by a configuration, whatever becomes of the candidate; nothing where it names no times.
+fn takes(config: &DeploymentConfigInfo) -> Option<Duration> {
+    let routing = config.traffic_routing_config()?;
+    let (times, each) = match routing.r#type()? {
+        TrafficRoutingType::TimeBasedCanary => (1, routing.time_based_canary()?.canary_interval()),
+        // The first share moves at once, each other an interval later.
+        TrafficRoutingType::TimeBasedLinear => {
+            let linear = routing.time_based_linear()?;
+            (99 / linear.linear_percentage().clamp(1, 100), linear.linear_interval())
+        }
+        _ => return None,
+    };
+    Some(Duration::from_secs(60 * u64::try_from(times).ok()? * u64::try_from(each).ok()?))
+}
+
+/// Whether a configuration is done before the plan gives it up.
+fn prove_pace(ready: &mut Readiness, name: &str, what: &str, takes: Option<Duration>, within: Duration) {
+    match takes {
+        None => ready.proved.push(format!("the configuration {name} is there").into()),
+        Some(takes) if takes < within => {
+            ready.proved.push(format!("{name} takes {} to {what}", minutes(takes)).into());
+        }
+        Some(takes) => {
+            let why = format!(
+                "{name} takes {} to {what}, and the plan allows {}; name a faster one, or allow more",
+                minutes(takes),
+                minutes(within)
+            );
+            ready.refused.push(why.into());
+        }
+    }
+}
+
+fn minutes(time: Duration) -> String {
+    format!("{} min", time.as_secs().div_ceil(60))
 }
 
 /// A refusal that means neither yes nor no is no proof, and no reason to refuse.

@@ -92,6 +92,14 @@ impl Artefact {
         }
     }
 
+    /// Repository and commit of a bundle in GitHub.
+    pub fn github_commit(&self) -> Option<(&str, &str)> {
+        match &self.0 {
+            Place::GitHub { repository, commit } => Some((repository, commit)),
+            _ => None,
+        }
+    }
+
     /// The text of an AppSpec, where it is known.
     pub fn app_spec_text(&self) -> Option<&str> {
         match &self.0 {
@@ -100,16 +108,39 @@ impl Artefact {
         }
     }
 
+    /// The ETag of a bundle in S3, if it was named.
+    #[cfg(feature = "s3")]
+    pub(super) fn s3_e_tag(&self) -> Option<&str> {
+        match &self.0 {
+            Place::S3 { e_tag, .. } => e_tag.as_deref(),
+            _ => None,
+        }
+    }
+
     /// The functions of an AppSpec, and the versions that it brings in front of users; none where it is YAML.
     #[cfg(feature = "lambda")]
     pub(super) fn lambda_versions(&self) -> Vec<(String, String)> {
         let mut found = Vec::new();
-        let spec = self.app_spec_text().and_then(|text| serde_json::from_str::<Value>(text).ok());
-        for_lambda(&mut spec.unwrap_or_default(), |properties| {
+        for_each(&mut self.json().unwrap_or_default(), LAMBDA, |properties| {
             let text = |name: &str| properties[name].as_str().map(str::to_owned);
             found.extend(text("Name").zip(text("TargetVersion")));
         });
         found
+    }
+
+    /// The task definitions of an AppSpec, as it names them; none where it is YAML.
+    #[cfg(feature = "ecs")]
+    pub(crate) fn task_definitions(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        for_each(&mut self.json().unwrap_or_default(), "AWS::ECS::Service", |properties| {
+            found.extend(properties["TaskDefinition"].as_str().map(str::to_owned));
+        });
+        found
+    }
+
+    #[cfg(any(feature = "ecs", feature = "lambda"))]
+    fn json(&self) -> Option<Value> {
+        serde_json::from_str(self.app_spec_text()?).ok()
     }
 
     /// Its id: where it is, or the hash of what it says. The id of a long place is a hash too.
@@ -156,7 +187,7 @@ impl Artefact {
         let Place::AppSpec { content: Some(content), .. } = &self.0 else { return self.clone() };
         let Some(mut spec) = serde_json::from_str::<Value>(content).ok() else { return self.clone() };
         let mut changed = false;
-        for_lambda(&mut spec, |properties| {
+        for_each(&mut spec, LAMBDA, |properties| {
             changed |= properties["CurrentVersion"] != current;
             properties["CurrentVersion"] = json!(current);
         });
@@ -310,7 +341,7 @@ impl Spec {
 /// What of an AppSpec is the same however often it is deployed: without `CurrentVersion`. None where it cannot be told: YAML.
 fn lasting(content: &str) -> Option<String> {
     let mut spec: Value = serde_json::from_str(content).ok()?;
-    for_lambda(&mut spec, |properties| {
+    for_each(&mut spec, LAMBDA, |properties| {
         if let Some(properties) = properties.as_object_mut() {
             properties.remove("CurrentVersion");
         }
@@ -318,11 +349,14 @@ fn lasting(content: &str) -> Option<String> {
     Some(spec.to_string())
 }
 
-/// The properties of each Lambda function of an AppSpec.
-fn for_lambda(spec: &mut Value, mut act: impl FnMut(&mut Value)) {
+/// The kind of resource that is a Lambda function.
+const LAMBDA: &str = "AWS::Lambda::Function";
+
+/// The properties of each resource of this kind in an AppSpec.
+fn for_each(spec: &mut Value, kind: &str, mut act: impl FnMut(&mut Value)) {
     for resource in spec.get_mut("Resources").and_then(Value::as_array_mut).into_iter().flatten() {
         for (_, resource) in resource.as_object_mut().into_iter().flatten() {
-            if resource["Type"] == "AWS::Lambda::Function" {
+            if resource["Type"] == kind {
                 act(&mut resource["Properties"]);
             }
         }

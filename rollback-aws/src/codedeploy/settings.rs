@@ -66,7 +66,8 @@ impl Settings {
 
     /// These CloudWatch alarms stop a deployment. They stand beside the events that roll back, not inside them.
     ///
-    /// They have an effect only with [`RollBackOn::Alarm`]: without it the deployment stops half way.
+    /// They have an effect only with [`RollBackOn::Alarm`]: without it the deployment stops half way. Up to 50, where the
+    /// account's quota allows so many: the API reference still says 10.
     #[must_use]
     pub fn alarms(mut self, names: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.alarms = Some(names.into_iter().map(Into::into).collect());
@@ -267,7 +268,19 @@ impl Group {
             }
             call = call.blue_green_deployment_configuration(config.build());
         }
-        call.send().await.map_err(|e| sorted(format_args!("setting {self}"), e))?;
+        call.send().await.map_err(|e| {
+            let too_many = e.as_service_error().is_some_and(|e| e.is_alarms_limit_exceeded_exception());
+            let e = sorted(format_args!("setting {self}"), e);
+            if !too_many {
+                return e;
+            }
+            let named = settings.alarms.as_ref().map_or(0, Vec::len);
+            let why = format!(
+                "setting {self}: {named} alarms are more than this account's quota; 10 are accepted everywhere, more where \
+                 Service Quotas allows it"
+            );
+            Error::invalid(why).because(e)
+        })?;
         let after = self.check(settings).await?;
         match after.first() {
             None => Ok(before),

@@ -10,26 +10,37 @@ use super::Artefact;
 /// A place where artefacts lie. Preflight asks it whether the baseline and the candidate are still there, so that a rollback
 /// does not find an empty shelf: CodeDeploy itself looks only when it deploys.
 ///
-/// With the feature `lambda` a Lambda client is one, for the versions that an AppSpec names. For objects in S3, images, and task
-/// definitions write your own, over the client that you have anyway:
+/// These are, each with a feature of its own:
+///
+/// | shelf | feature | looks for | needs |
+/// |---|---|---|---|
+/// | S3's client | `s3` | the bundle, in its version, by its ETag, not archived | [`s3:GetObject`, `s3:GetObjectVersion`][head] |
+/// | ECS's client | `ecs` | the AppSpec's task definition, ACTIVE | `ecs:DescribeTaskDefinition` |
+/// | `ecr::Images` | `ecr` | the images of that task definition | `ecr:DescribeImages`, `ecs:DescribeTaskDefinition` |
+/// | Lambda's client | `lambda` | the AppSpec's versions, Active | `lambda:GetFunctionConfiguration` |
+///
+/// An AppSpec is read where it is JSON. What a shelf may not look at is listed as not provable, and refuses nothing. For another
+/// place, as GitHub, write your own:
 ///
 /// ```
 /// use async_trait::async_trait;
 /// use rollback_aws::codedeploy::{Artefact, OnShelf, Shelf};
 ///
 /// #[derive(Debug)]
-/// struct Bundles;
+/// struct Commits;
 ///
 /// #[async_trait]
-/// impl Shelf for Bundles {
+/// impl Shelf for Commits {
 ///     async fn look(&self, artefact: &Artefact) -> rollback_core::Result<OnShelf> {
-///         let Some((bucket, key, version)) = artefact.s3_object() else { return Ok(OnShelf::NotMine) };
-///         // Ask for its head: `client.head_object()`.
-/// #       let found = !bucket.is_empty() && !key.is_empty() && version.is_some();
-///         Ok(if found { OnShelf::There("its bundle is in S3".into()) } else { OnShelf::Gone("it was deleted".into()) })
+///         let Some((repository, commit)) = artefact.github_commit() else { return Ok(OnShelf::NotMine) };
+///         // Ask the forge for it.
+/// #       let found = !repository.is_empty() && !commit.is_empty();
+///         Ok(if found { OnShelf::There("its commit is there".into()) } else { OnShelf::Gone("it is gone".into()) })
 ///     }
 /// }
 /// ```
+///
+/// [head]: https://docs.aws.amazon.com/AmazonS3/latest/API/API_HeadObject.html
 #[async_trait]
 pub trait Shelf: fmt::Debug + Send + Sync + 'static {
     /// Whether this artefact is there and could be deployed now. Has no effects.
@@ -80,5 +91,78 @@ impl Shelf for aws_sdk_lambda::Client {
             true => OnShelf::NotMine,
             false => OnShelf::There(Note::new(format!("{} is published and Active", named.join(", ")))),
         })
+    }
+}
+
+#[cfg(feature = "ecs")]
+#[async_trait]
+impl Shelf for aws_sdk_ecs::Client {
+    async fn look(&self, artefact: &Artefact) -> Result<OnShelf> {
+        use crate::ecs::definition;
+
+        let names = artefact.task_definitions();
+        for name in &names {
+            let found = definition::read(self, name).await?;
+            if let Some(why) = definition::unfit(name, found.as_ref().map(|it| &it.0)) {
+                return Ok(OnShelf::Gone(why));
+            }
+        }
+        Ok(match names.is_empty() {
+            true => OnShelf::NotMine,
+            false => OnShelf::There(Note::new(format!("{} is ACTIVE", names.join(", ")))),
+        })
+    }
+}
+
+#[cfg(feature = "s3")]
+#[async_trait]
+impl Shelf for aws_sdk_s3::Client {
+    /// S3 answers a HEAD without words, so its status has to say it.
+    async fn look(&self, artefact: &Artefact) -> Result<OnShelf> {
+        use rollback_core::{Error, ErrorKind};
+
+        let Some((bucket, key, version)) = artefact.s3_object() else { return Ok(OnShelf::NotMine) };
+        let gone = |why: String| Ok(OnShelf::Gone(Note::new(why)));
+        let call = self.head_object().bucket(bucket).key(key).set_version_id(version.map(Into::into));
+        let found = match call.send().await {
+            Ok(found) => found,
+            Err(e) => {
+                let raw = e.raw_response();
+                let header = |name: &str| raw.and_then(|raw| raw.headers().get(name));
+                // Without its id it is not S3 that answered, and nothing is known.
+                let status =
+                    raw.filter(|_| header("x-amz-request-id").is_some()).map_or(0, |raw| raw.status().as_u16());
+                return match (status, header("x-amz-bucket-region")) {
+                    (404, _) if header("x-amz-delete-marker").is_some() => {
+                        gone("it was deleted from its bucket".into())
+                    }
+                    (404, _) => gone("there is no such object, or no such bucket".into()),
+                    (405, _) => gone("that version is the mark of its deletion".into()),
+                    (403, _) => Err(Error::new(
+                        ErrorKind::Denied,
+                        "S3 denies the look, which without s3:ListBucket is also its answer for what is gone; allow \
+                         s3:GetObject, s3:GetObjectVersion and s3:ListBucket",
+                    )),
+                    (301, Some(region)) => {
+                        let why = format!("bucket {bucket} is in {region}; give a client of that region as the shelf");
+                        Err(Error::new(ErrorKind::Unsupported, why))
+                    }
+                    _ => Err(crate::error::sorted(format_args!("looking at s3://{bucket}/{key}"), e)),
+                };
+            }
+        };
+        let bare = |tag: &str| tag.trim_matches('"').to_owned();
+        if let (Some(meant), Some(is)) = (artefact.s3_e_tag().map(bare), found.e_tag().map(bare))
+            && meant != is
+        {
+            return gone(format!("it was overwritten: its ETag is {is}, and {meant} is meant"));
+        }
+        // Restored copies are read as if nothing had been (API reference, HeadObject).
+        let restored = found.restore().is_some_and(|it| it.contains("ongoing-request=\"false\""));
+        let class = found.storage_class().map(|it| it.as_str()).filter(|it| matches!(*it, "GLACIER" | "DEEP_ARCHIVE"));
+        if let Some(class) = class.or_else(|| found.archive_status().map(|it| it.as_str())).filter(|_| !restored) {
+            return gone(format!("it is archived ({class}); restore it first"));
+        }
+        Ok(OnShelf::There(Note::new(format!("s3://{bucket}/{key} can be read"))))
     }
 }

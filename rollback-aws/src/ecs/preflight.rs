@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use aws_sdk_ecs::types::{
     DeploymentConfiguration, DeploymentLifecycleHook, DeploymentLifecycleHookAction as Action,
-    DeploymentRolloutState as RolloutState, DesiredStatus, Service as Described, TaskDefinition, TaskDefinitionStatus,
+    DeploymentRolloutState as RolloutState, DesiredStatus, Service as Described, TaskDefinition,
 };
 use rollback_core::{
     ErrorKind, Result,
@@ -15,7 +15,7 @@ use rollback_core::{
 
 use super::{
     CONTINUE, GET_DEPLOYMENT, GET_REVISION, GET_SERVICE, GET_TASK_DEFINITION, GET_TASKS, LIST_DEPLOYMENTS, LIST_TASKS,
-    STOP, Service, Shape, UPDATE,
+    STOP, Service, Shape, UPDATE, definition,
     look::{self, Place, Seen},
     name::task_definition,
     shape::{is_pause, minutes_of, patience},
@@ -36,13 +36,13 @@ impl Service {
         self.prove_tasks(&mut ready).await?;
         self.prove_writes(&mut ready, &service).await?;
 
-        let old = GET_TASK_DEFINITION.prove(&mut ready, self.task_definition_of(baseline).await)?;
-        if let Some(old) = old {
-            let new = self.task_definition_of(candidate).await?;
-            let of = |found: &Option<(TaskDefinition, _)>| found.as_ref().map(|(it, _)| it.clone());
-            ready.no_way_back.extend(unfit(baseline, of(&old).as_ref()));
-            ready.refused.extend(unfit(candidate, of(&new).as_ref()));
-            ready.refused.extend(self.unreachable(&service, candidate, of(&new).as_ref()));
+        let old = definition::read(&self.client, baseline).await;
+        if let Some(old) = GET_TASK_DEFINITION.prove(&mut ready, old)? {
+            let (old, new) = (old.map(|it| it.0), definition::read(&self.client, candidate).await?.map(|it| it.0));
+            ready.no_way_back.extend(definition::unfit(baseline, old.as_ref()));
+            ready.refused.extend(definition::unfit(candidate, new.as_ref()));
+            ready.refused.extend(self.unreachable(&service, candidate, new.as_ref()));
+            self.prove_images(&mut ready, old.as_ref(), new.as_ref()).await;
         }
         let config = service.deployment_configuration();
         ready = ready.and(self.prove_shape(config, plan)).and(self.prove_guards(config).await?);
@@ -78,6 +78,25 @@ impl Service {
             GET_TASKS.prove(ready, self.described_tasks(arns).await)?;
         }
         Ok(())
+    }
+
+    /// A task definition says which images, not that they can be pulled.
+    #[cfg(feature = "ecr")]
+    async fn prove_images(&self, ready: &mut Readiness, old: Option<&TaskDefinition>, new: Option<&TaskDefinition>) {
+        let Some(images) = &self.images else { return ready.not_provable.push(UNSEEN_IMAGES.into()) };
+        for (definition, no) in [(old, &mut ready.no_way_back), (new, &mut ready.refused)] {
+            let Some(definition) = definition else { continue };
+            let found = images.of(definition).await;
+            no.extend(found.gone.into_iter().map(Note::from));
+            ready.not_provable.extend(found.unseen.into_iter().map(Note::from));
+            ready.proved.extend(found.there.iter().map(|image| Note::new(format!("image {image} is in ECR"))));
+        }
+    }
+
+    #[cfg(not(feature = "ecr"))]
+    #[expect(clippy::unused_async, reason = "with the feature `ecr` it asks")]
+    async fn prove_images(&self, ready: &mut Readiness, _: Option<&TaskDefinition>, _: Option<&TaskDefinition>) {
+        ready.not_provable.push(UNSEEN_IMAGES.into());
     }
 
     /// ECS has no dry run. An update that changes nothing begins no deployment, and answers and stops of a deployment that
@@ -295,16 +314,9 @@ impl Shape {
     }
 }
 
-/// Why a task definition cannot be deployed.
-fn unfit(name: &str, found: Option<&TaskDefinition>) -> Vec<Note> {
-    match found.map(|it| it.status()) {
-        None => vec![Note::new(format!("there is no task definition {name}; register it first"))],
-        Some(None | Some(TaskDefinitionStatus::Active)) => Vec::new(),
-        Some(Some(status)) => vec![Note::new(format!(
-            "task definition {name} is {status}, and ECS deploys no such; register it again, and keep what a rollback needs"
-        ))],
-    }
-}
+/// What stays open where nobody looks.
+const UNSEEN_IMAGES: &str =
+    "that the images of baseline and candidate can still be pulled; Service::images looks in ECR";
 
 /// Nothing is called so.
 const NEVER: &str = "rollback-preflight-never";

@@ -1,9 +1,9 @@
 //! Another revision of the task definition that serves.
 
-use aws_sdk_ecs::types::{TaskDefinition, TaskDefinitionField};
+use aws_sdk_ecs::types::TaskDefinition;
 use rollback_core::{Error, ErrorKind, Result, model::Revision};
 
-use super::{Service, look, name::short};
+use super::{Service, definition, look, name::short};
 use crate::error::sorted;
 
 impl Service {
@@ -19,7 +19,7 @@ impl Service {
         let service = self.described().await?;
         self.refuse_others(&service)?;
         let serves = look::told(&service);
-        let Some((mut known, tags)) = self.task_definition_of(&serves).await? else {
+        let Some((mut known, tags)) = definition::read(&self.client, &serves).await? else {
             let why = format!("there is no task definition {serves}, which service {} names", self.name);
             return Err(Error::new(ErrorKind::NotFound, why));
         };
@@ -51,19 +51,5 @@ impl Service {
         let answer = call.send().await.map_err(|e| sorted(format_args!("registering {image}"), e))?;
         let made = answer.task_definition().and_then(TaskDefinition::task_definition_arn).unwrap_or_default();
         Self::revision(short(made))
-    }
-
-    /// A task definition and its tags. None when there is none.
-    pub(super) async fn task_definition_of(
-        &self,
-        name: &str,
-    ) -> Result<Option<(TaskDefinition, Vec<aws_sdk_ecs::types::Tag>)>> {
-        let call = self.client.describe_task_definition().task_definition(name);
-        match call.include(TaskDefinitionField::Tags).send().await {
-            Ok(answer) => Ok(answer.task_definition.map(|it| (it, answer.tags.unwrap_or_default()))),
-            // "Unable to describe task definition.", which is how ECS says that there is none.
-            Err(e) if e.as_service_error().is_some_and(|e| e.is_client_exception()) => Ok(None),
-            Err(e) => Err(sorted(format_args!("reading task definition {name}"), e)),
-        }
     }
 }

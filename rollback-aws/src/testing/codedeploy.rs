@@ -24,7 +24,7 @@ use std::{
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-pub(super) use self::api::route;
+pub(super) use self::api::{needs, route};
 pub use self::hands::{Hands, Shape, Snapshot};
 use self::life::{ALLOW, BLOCK, Deployment, ECS, INSTALL, Platform, Step, Target, Wait, shares, target};
 use super::{ACCOUNT, wire::Refusal};

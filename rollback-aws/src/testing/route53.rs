@@ -89,18 +89,6 @@ pub(super) fn route(request: &Request<Bytes>) -> Option<Called> {
     Some(Called { service: Service::Route53, protocol: Protocol::RestXml, operation: operation.into() })
 }
 
-/// An error of the front door as Route 53 spells it.
-pub(super) fn spelled(refusal: &Refusal) -> Refusal {
-    let code = match refusal.code.as_str() {
-        "AccessDeniedException" => "AccessDenied",
-        "ExpiredTokenException" => "ExpiredToken",
-        "InvalidSignatureException" => "SignatureDoesNotMatch",
-        "MissingAuthenticationTokenException" => "MissingAuthenticationToken",
-        other => other,
-    };
-    Refusal { code: code.into(), ..refusal.clone() }
-}
-
 impl Room {
     pub(super) fn new() -> Self {
         Self {

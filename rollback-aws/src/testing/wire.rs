@@ -7,7 +7,7 @@ use http::{Request, Response, StatusCode, header::CONTENT_TYPE};
 use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
 use serde_json::{Value, json};
 
-use super::{cloudformation, cloudwatch, codedeploy, codepipeline, dynamodb, ecs, lambda, logs, route53, sns};
+use super::{cloudformation, cloudwatch, codedeploy, codepipeline, dynamodb, ecr, ecs, lambda, logs, route53, s3, sns};
 
 /// A service that has a room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,10 +17,12 @@ pub(super) enum Service {
     CodeDeploy,
     CodePipeline,
     DynamoDb,
+    Ecr,
     Ecs,
     Lambda,
     Logs,
     Route53,
+    S3,
     Sns,
 }
 
@@ -31,13 +33,13 @@ pub(super) enum Protocol {
     RestJson,
     /// JSON with the operation in a header (1.0): DynamoDB, and CloudWatch by boto3.
     Json10,
-    /// The same of version 1.1, as CodeDeploy and ECS.
+    /// The same of version 1.1, as CodeDeploy, ECR and ECS.
     Json11,
     /// CBOR with the operation in the path, as CloudWatch by the Rust SDK.
     Cbor,
     /// A form with the operation in it, answered in XML: CloudFormation, SNS.
     Query,
-    /// REST with bodies of XML: Route 53.
+    /// REST with bodies of XML: Route 53, S3.
     RestXml,
 }
 
@@ -53,11 +55,14 @@ pub(super) struct Called {
 /// The room that a request is for.
 pub(super) fn route(request: &Request<Bytes>) -> Option<Called> {
     let rooms = [
+        // First, as its paths are anybody's.
+        s3::route,
         cloudformation::route,
         cloudwatch::route,
         codedeploy::route,
         codepipeline::route,
         dynamodb::route,
+        ecr::route,
         ecs::route,
         lambda::route,
         logs::route,
@@ -74,10 +79,12 @@ impl Called {
             Service::CloudWatch => "cloudwatch",
             Service::CodeDeploy => "codedeploy",
             Service::DynamoDb => "dynamodb",
+            Service::Ecr => "ecr",
             Service::Ecs => "ecs",
             Service::Lambda => "lambda",
             Service::Logs => "logs",
             Service::Route53 => "route53",
+            Service::S3 => "s3",
             Service::Sns => "sns",
             Service::CloudFormation => "cloudformation",
             Service::CodePipeline => "codepipeline",
@@ -90,7 +97,9 @@ impl Called {
     /// What whoever sends this must be allowed: its own action, except where it is allowed by what it is made of.
     pub(super) fn needs(&self, request: &Request<Bytes>) -> Vec<String> {
         match (self.service, self.operation.as_str()) {
+            (Service::CodeDeploy, "CreateDeployment") => codedeploy::needs(request),
             (Service::DynamoDb, "TransactWriteItems") => dynamodb::needs(request),
+            (Service::S3, operation) => vec![s3::needs(operation, request)],
             _ => vec![self.action()],
         }
     }
@@ -106,7 +115,8 @@ impl Called {
                 query_refusal(cloudformation::NAMESPACE, refusal)
             }
             Protocol::Query => query_refusal(sns::NAMESPACE, &sns::spelled(refusal)),
-            Protocol::RestXml => query_refusal(route53::NAMESPACE, &route53::spelled(refusal)),
+            Protocol::RestXml if self.service == Service::S3 => s3::refuse(&self.operation, &spelled(refusal)),
+            Protocol::RestXml => query_refusal(route53::NAMESPACE, &spelled(refusal)),
         }
     }
 
@@ -114,9 +124,12 @@ impl Called {
     pub(super) fn throttling(&self) -> Refusal {
         match self.service {
             Service::Lambda => Refusal::new(429, "TooManyRequestsException", "Rate exceeded"),
-            Service::CloudWatch | Service::CodeDeploy | Service::CodePipeline | Service::Ecs | Service::Logs => {
-                Refusal::new(400, "ThrottlingException", "Rate exceeded")
-            }
+            Service::CloudWatch
+            | Service::CodeDeploy
+            | Service::CodePipeline
+            | Service::Ecr
+            | Service::Ecs
+            | Service::Logs => Refusal::new(400, "ThrottlingException", "Rate exceeded"),
             Service::DynamoDb => Refusal::new(
                 400,
                 "ProvisionedThroughputExceededException",
@@ -124,6 +137,7 @@ impl Called {
                  provisioning level with the UpdateTable API.",
             ),
             Service::CloudFormation | Service::Route53 => Refusal::new(400, "Throttling", "Rate exceeded"),
+            Service::S3 => Refusal::new(503, "SlowDown", "Please reduce your request rate."),
             Service::Sns => Refusal::new(429, "Throttled", "Rate exceeded"),
         }
     }
@@ -151,6 +165,7 @@ impl Refusal {
 pub(super) struct Signed<'a> {
     pub(super) access_key: &'a str,
     pub(super) region: &'a str,
+    pub(super) service: &'a str,
     pub(super) at: Timestamp,
 }
 
@@ -160,10 +175,22 @@ impl<'a> Signed<'a> {
         let (_, credential) = text("authorization")?.split_once("Credential=")?;
         // KEY/20260101/us-east-1/lambda/aws4_request, …
         let mut scope = credential.split([',', ' ']).next()?.split('/');
-        let (access_key, _, region) = (scope.next()?, scope.next()?, scope.next()?);
+        let (access_key, _, region, service) = (scope.next()?, scope.next()?, scope.next()?, scope.next()?);
         let at = DateTime::strptime("%Y%m%dT%H%M%SZ", text("x-amz-date")?).ok()?;
-        Some(Self { access_key, region, at: at.to_zoned(TimeZone::UTC).ok()?.timestamp() })
+        Some(Self { access_key, region, service, at: at.to_zoned(TimeZone::UTC).ok()?.timestamp() })
     }
+}
+
+/// An error of the front door as Route 53 and S3 spell it.
+fn spelled(refusal: &Refusal) -> Refusal {
+    let code = match refusal.code.as_str() {
+        "AccessDeniedException" => "AccessDenied",
+        "ExpiredTokenException" => "ExpiredToken",
+        "InvalidSignatureException" => "SignatureDoesNotMatch",
+        "MissingAuthenticationTokenException" => "MissingAuthenticationToken",
+        other => other,
+    };
+    Refusal { code: code.into(), ..refusal.clone() }
 }
 
 /// The operation of a JSON 1.1 request to the service with this prefix, as `CodeDeploy_20141006.`.

@@ -31,8 +31,8 @@ use serde_json::{Value, json};
 
 /// The secret access key of the simulator's credentials.
 const SECRET: &str = "simulated-secret-access-key";
-const APP: &str = "shop";
-const GROUP: &str = "production";
+pub(crate) const APP: &str = "shop";
+pub(crate) const GROUP: &str = "production";
 
 /// A group `production` of the application `shop`, on which the first revision serves.
 pub(crate) struct Shop {
@@ -120,7 +120,7 @@ impl Shop {
 
     pub(crate) fn group(&self) -> Group {
         let group = Group::new(&Poller::new(&self.aws.account()), APP, GROUP, self.platform).expect("good names");
-        let group = group.cloudwatch(self.aws.account().cloudwatch());
+        let group = group.alarms(&rollback_aws::cloudwatch::Alarms::new(&self.aws.account()));
         if self.waits { group.waits_for_approval() } else { group }
     }
 

@@ -75,9 +75,10 @@ pub(crate) struct Memory {
     /// Faults that are borne for a while: by pod and kind.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     borne: BTreeMap<String, Borne>,
-    /// How often the containers of a pod had been restarted when it was seen first, where it is older than the rollout.
+    /// Of pods that are older than the rollout: how often their containers had ended when they were looked at first. None:
+    /// the pod was over.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    before: BTreeMap<String, u32>,
+    before: BTreeMap<String, Option<u32>>,
 }
 
 /// Since when, last counted when, how often. In milliseconds, for the memory of a gate is small.
@@ -107,37 +108,42 @@ pub(crate) struct Culprit {
 }
 
 /// Judges the candidate's pods, beside the pods of the revision to keep.
-pub(crate) fn judge(
+pub(crate) fn judge<'p>(
     rules: &Rules,
     memory: &mut Memory,
-    new: &[&Pod],
-    old: &[&Pod],
+    new: &[&'p Pod],
+    old: &[&'p Pod],
     created: Timestamp,
     now: Timestamp,
 ) -> Ruling {
     memory.begin(new, old, created, now);
-    let staying: Vec<&Pod> = new.iter().copied().filter(|pod| !pod.leaving).collect();
-    let faults: Vec<Fault<'_>> = staying.iter().filter_map(|pod| fault(pod, memory)).collect();
+    let count = |pods: &[&'p Pod], memory: &Memory| -> Vec<&'p Pod> {
+        pods.iter().copied().filter(|pod| !pod.leaving && !memory.is_left_over(pod, created)).collect()
+    };
+    let (counted, baseline) = (count(new, memory), count(old, memory));
+    let faults: Vec<Fault<'_>> = counted.iter().filter_map(|pod| fault(pod, memory, created)).collect();
     memory.heed(&faults, now);
+    // A pod that is over is never ready, and a ReplicaSet leaves it there beside the one that it makes instead.
+    let staying: Vec<&Pod> = counted.iter().copied().filter(|pod| pod.failed.is_none()).collect();
     let ready = staying.iter().filter(|pod| pod.ready).count();
     let mut facts = Facts::from_iter([
         ("pods", staying.len().into()),
         ("ready", ready.into()),
-        ("of the baseline", old.iter().filter(|pod| !pod.leaving).count().into()),
+        ("of the baseline", baseline.len().into()),
         ("trips on", serde_json::Value::from(rules.said())),
     ]);
     if let Some(fault) = worst(&faults) {
         fault.tell(&mut facts);
     }
     let culprit = |fault: &Fault<'_>| Some(fault.culprit());
-    if let Some(fatal) = rules.fatal(&faults, staying.len(), memory, now) {
+    if let Some(fatal) = rules.fatal(&faults, counted.len(), memory, now) {
         fatal.tell(&mut facts);
-        let failing = old.iter().filter(|pod| !pod.leaving && ails_like(pod, fatal.kind, memory)).count();
+        let failing = baseline.iter().filter(|pod| ails_like(pod, fatal.kind, memory, created)).count();
         facts.insert("failing", faults.len());
         facts.insert("failing of the baseline", failing);
-        let all = old.iter().filter(|pod| !pod.leaving).count();
+        let all = baseline.len();
         // Half the candidate's share of failing pods is enough: what ails both is not the candidate's doing.
-        let both = failing > 0 && failing * 2 * staying.len() >= faults.len() * all;
+        let both = failing > 0 && failing * 2 * counted.len() >= faults.len() * all;
         return Ruling {
             standing: if both { Standing::Inconclusive } else { Standing::Unhealthy },
             summary: match both {
@@ -154,7 +160,7 @@ pub(crate) fn judge(
     }
     let (standing, summary) = match worst(&faults) {
         _ if staying.is_empty() => (Standing::Inconclusive, "the candidate has no pods".into()),
-        Some(fault) if !fault.pod.ready => {
+        Some(fault) if !fault.pod.ready && fault.kind != Kind::Evicted => {
             (Standing::Inconclusive, format!("{}, {}", fault.summary(), rules.patience(fault.kind)))
         }
         _ if ready < staying.len() => (Standing::Inconclusive, format!("{ready} of {} pods are ready", staying.len())),
@@ -171,12 +177,12 @@ fn worst<'f, 'p>(faults: &'f [Fault<'p>]) -> Option<&'f Fault<'p>> {
 }
 
 /// What is wrong with a pod, the gravest of several.
-fn fault<'p>(pod: &'p Pod, memory: &Memory) -> Option<Fault<'p>> {
+fn fault<'p>(pod: &'p Pod, memory: &Memory, created: Timestamp) -> Option<Fault<'p>> {
     let plain = |kind, said| Fault { kind, pod, container: None, said, times: 0 };
     if let Some(said) = &pod.failed {
         return Some(plain(Kind::Evicted, Some(said)));
     }
-    let times = ends(pod).saturating_sub(memory.before.get(key(pod)).copied().unwrap_or(0));
+    let times = memory.ends_since(pod, created);
     let most = pod.containers.iter().max_by_key(|container| container.ends()).filter(|_| times > 0);
     let crash = most.map(|c| Fault { kind: Kind::Crash, pod, container: Some(c), said: c.last_words(), times });
     let waiting = pod.containers.iter().find_map(|c| {
@@ -190,9 +196,9 @@ fn fault<'p>(pod: &'p Pod, memory: &Memory) -> Option<Fault<'p>> {
 
 /// Whether a pod of the baseline has a trouble that could be this one. What is merely not ready counts only against
 /// what is merely not ready: pods of the baseline come and go in a rollout.
-fn ails_like(pod: &Pod, kind: Kind, memory: &Memory) -> bool {
-    pod.containers.iter().any(|container| container.down || container.waits_after_a_crash())
-        || fault(pod, memory).is_some_and(|fault| fault.kind != Kind::NotReady || kind == Kind::NotReady)
+fn ails_like(pod: &Pod, kind: Kind, memory: &Memory, created: Timestamp) -> bool {
+    pod.containers.iter().any(Container::has_just_ended)
+        || fault(pod, memory, created).is_some_and(|fault| fault.kind != Kind::NotReady || kind == Kind::NotReady)
 }
 
 /// The waiting reasons of the kubelet, as its source names them. Others (`ContainerCreating`, `PodInitializing`) are the
@@ -215,11 +221,12 @@ fn waits_for(reason: &str) -> Option<Kind> {
 impl Container {
     /// How often it has ended, the end that it has not been started again from among them.
     fn ends(&self) -> u32 {
-        self.restarts + u32::from(self.down || self.waits_after_a_crash())
+        self.restarts + u32::from(self.has_just_ended())
     }
 
-    fn waits_after_a_crash(&self) -> bool {
-        self.waiting.as_ref().is_some_and(|said| said.reason() == "CrashLoopBackOff")
+    /// It has ended, and was not started again yet.
+    fn has_just_ended(&self) -> bool {
+        self.down || self.waiting.as_ref().is_some_and(|said| said.reason() == "CrashLoopBackOff")
     }
 
     fn last_words(&self) -> Option<&Said> {
@@ -412,9 +419,32 @@ impl Memory {
             }
             return;
         }
-        let older = new.iter().filter(|pod| pod.created.is_none_or(|at| at < created));
-        let ended = older.chain(old).map(|pod| (key(pod).to_owned(), ends(pod))).filter(|(_, ends)| *ends > 0);
-        self.before = ended.take(Self::MOST).collect();
+        let older = new.iter().chain(old).filter(|pod| is_older(pod, created));
+        let (over, running): (Vec<&&Pod>, Vec<_>) = older.partition(|pod| pod.failed.is_some());
+        let ended =
+            running.iter().map(|pod| (key(pod).to_owned(), Some(ends(pod)))).filter(|(_, ends)| *ends > Some(0));
+        let over = over.iter().map(|pod| (key(pod).to_owned(), None));
+        self.before = ended.chain(over).take(Self::MOST).collect();
+    }
+
+    /// Whether something about this pod is older than the rollout, and was not remembered for there was too much.
+    fn has_forgotten(&self, pod: &Pod, created: Timestamp) -> bool {
+        self.before.len() >= Self::MOST && is_older(pod, created) && !self.before.contains_key(key(pod))
+    }
+
+    /// How often its containers have ended since the rollout began. Of what is forgotten only an end counts that can be
+    /// seen now.
+    fn ends_since(&self, pod: &Pod, created: Timestamp) -> u32 {
+        if self.has_forgotten(pod, created) {
+            return pod.containers.iter().map(|container| u32::from(container.has_just_ended())).sum();
+        }
+        ends(pod).saturating_sub(self.before.get(key(pod)).copied().flatten().unwrap_or(0))
+    }
+
+    /// Whether it was over when the rollout began: what was evicted last week stays listed until somebody deletes it.
+    fn is_left_over(&self, pod: &Pod, created: Timestamp) -> bool {
+        let was_over = self.before.get(key(pod)).is_some_and(Option::is_none);
+        pod.failed.is_some() && (was_over || self.has_forgotten(pod, created))
     }
 
     fn heed(&mut self, faults: &[Fault<'_>], now: Timestamp) {
@@ -434,6 +464,10 @@ impl Memory {
         borne.truncate(Self::MOST);
         self.borne = borne.into_iter().collect();
     }
+}
+
+fn is_older(pod: &Pod, created: Timestamp) -> bool {
+    pod.created.is_none_or(|at| at < created)
 }
 
 /// How often its containers have ended.
@@ -493,6 +527,15 @@ mod tests {
         pod(name, json!({ "phase": "Failed", "reason": "Evicted", "message": "The node was low on memory." }))
     }
 
+    /// The same from before the rollout.
+    fn older(pod: Pod) -> Pod {
+        Pod { created: Some(at(-1000)), ..pod }
+    }
+
+    fn restarted(name: &str, restarts: u32) -> Pod {
+        pod(name, status(true, restarts, json!({ "running": {} })))
+    }
+
     fn pending(name: &str) -> Pod {
         let condition =
             json!({ "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3" });
@@ -534,7 +577,9 @@ mod tests {
             ("one crash", vec![ready("b"), crashed("a", 0)], &[2, 12], &[I, I]),
             ("crashed twice", vec![ready("b"), crashed("a", 1)], &[2], &[U]),
             ("two that crashed", vec![crashed("a", 0), crashed("b", 0)], &[2], &[U]),
-            ("one eviction", vec![ready("a"), evicted("b")], &[2, 12], &[I, I]),
+            ("one eviction, and a pod instead", vec![ready("a"), evicted("b")], &[2, 12], &[H, H]),
+            ("one eviction, and none", vec![evicted("b")], &[2, 12], &[I, I]),
+            ("a pod instead that comes up", vec![waiting("a", "ContainerCreating"), evicted("b")], &[2, 12], &[I, I]),
             ("two evictions", vec![ready("a"), evicted("b"), evicted("c")], &[2], &[U]),
             ("no node", vec![ready("a"), pending("b")], &[2, 60, 120, 122], &[I, I, I, U]),
         ];
@@ -595,6 +640,45 @@ mod tests {
         let expected = "container app of pod n1 crashed 2 times (OOMKilled, exit code 137), but 1 of 1 pods of the \
                         baseline fail too: rolling back would not help";
         assert_eq!(ruling.summary, expected);
+    }
+
+    #[test]
+    fn what_happened_to_the_baseline_before_the_rollout_is_no_excuse() {
+        let new = [crashed("n1", 1)];
+        let mut old: Vec<Pod> = (0..3).map(|n| older(evicted(&format!("gone-{n}")))).collect();
+        old.extend((0..3).map(|n| older(ready(&format!("o{n}")))));
+        assert_eq!(said(&new, &old, &[2, 12]), [U, U], "evicted, and still listed");
+        for many in [3, 100] {
+            let old: Vec<Pod> = (0..many).map(|n| older(restarted(&format!("o{n}"), 1))).collect();
+            assert_eq!(said(&new, &old, &[2, 12]), [U, U], "{many} that restarted once, long ago");
+            let old: Vec<Pod> = (0..many).map(|n| older(crashed(&format!("o{n}"), 40))).collect();
+            assert_eq!(said(&new, &old, &[2, 12]), [I, I], "{many} that wait to be started again");
+        }
+    }
+
+    #[test]
+    fn what_happens_to_the_baseline_from_then_on_is_one() {
+        let new = [crashed("n1", 0), evicted("n2"), evicted("n3")];
+        let (well, gone) = (older(restarted("o1", 7)), older(evicted("o1")));
+        let again = older(restarted("o1", 8));
+        for (later, expected) in [(&gone, I), (&again, I), (&well, U)] {
+            let mut memory = Memory::default();
+            judge(&Rules::default(), &mut memory, &[], &[&well], at(0), at(2));
+            let new: Vec<&Pod> = new.iter().collect();
+            let ruling = judge(&Rules::default(), &mut memory, &new, &[later], at(0), at(12));
+            assert_eq!(ruling.standing, expected, "{}", ruling.summary);
+        }
+    }
+
+    #[test]
+    fn what_happened_to_the_candidate_before_the_rollout_is_not_held_against_it() {
+        let gone = |n: i32| older(evicted(&format!("gone-{n}")));
+        assert_eq!(said(&[ready("a"), gone(1), gone(2)], &[], &[2, 12]), [H, H]);
+        let mut many: Vec<Pod> = (0..100).map(gone).collect();
+        many.extend((0..100).map(|n| older(restarted(&format!("r{n}"), 3))));
+        assert_eq!(said(&many, &[], &[2, 12]), [H, H], "more than are remembered");
+        many.extend((0..20).map(|n| older(crashed(&format!("c{n}"), 3))));
+        assert_eq!(said(&many, &[], &[2]), [U], "what has ended just now is seen all the same");
     }
 
     #[test]

@@ -47,9 +47,9 @@ use crate::{
 /// | `Unschedulable` | after 2 minutes: an autoscaler may bring a node |
 /// | not ready, for no reason that it gives | after 5 minutes |
 ///
-/// It is healthy when every pod of the candidate is ready, and inconclusive while one comes up, when there is none, and
+/// It is healthy when every pod of the candidate that is not over is ready, and inconclusive while one comes up, when there is none, and
 /// when **the baseline's pods fail as well**, at half the candidate's rate or more: a registry or a node is ill then, and
-/// rolling back would not help. What a container ended before the rollout is not counted.
+/// rolling back would not help. What ended, or was evicted, before the rollout is not counted on either side.
 ///
 /// The evidence holds the pod's own words: reason, message, exit code, restarts, what the cluster's events say of it, and
 /// where it is allowed the last lines of its log. Between two crashes a pod looks well; its restarts tell.

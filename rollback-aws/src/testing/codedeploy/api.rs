@@ -611,5 +611,13 @@ pub(in crate::testing) fn route(request: &Request<Bytes>) -> Option<Called> {
     Some(Called { service: Service::CodeDeploy, protocol: Protocol::Json11, operation })
 }
 
+/// What whoever deploys must be allowed: to override the group's alarms is to update the group (API reference,
+/// CreateDeployment).
+pub(in crate::testing) fn needs(request: &Request<Bytes>) -> Vec<String> {
+    let asked = wire::json_body(request).unwrap_or_default();
+    let overrides = asked["overrideAlarmConfiguration"].is_object().then_some("codedeploy:UpdateDeploymentGroup");
+    ["codedeploy:CreateDeployment"].into_iter().chain(overrides).map(str::to_owned).collect()
+}
+
 /// How many ids of targets a page has; how many the real one has is not documented.
 const TARGETS: usize = 100;
