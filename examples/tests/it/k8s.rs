@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Duration,
 };
@@ -23,11 +23,40 @@ struct Tool<'s> {
     space: &'s Namespace,
     program: &'static str,
     folder: tempfile::TempDir,
+    kubeconfig: PathBuf,
 }
 
 impl<'s> Tool<'s> {
     fn new(space: &'s Namespace, program: &'static str) -> Self {
-        Self { space, program, folder: tempfile::tempdir().unwrap() }
+        Self { space, program, folder: tempfile::tempdir().unwrap(), kubeconfig: space.kubeconfig().to_owned() }
+    }
+
+    /// The same as somebody who may do what it prints that it takes, and nothing else.
+    async fn with_its_role(mut self, args: &[&str]) -> Self {
+        let (status, role) = self.run(&[args, &["--print-rbac"]].concat(), || {}).await;
+        assert_eq!(status, 0, "{role}");
+        let (space, name) = (self.space, &self.space.name);
+        assert!(space.run(&["apply", "-f", "-"], Some(&role)).status.success(), "{role}");
+        let program = Path::new(self.program).file_name().unwrap().to_str().unwrap();
+        space.kubectl(&["create", "serviceaccount", "deployer"]);
+        let deployer = format!("--serviceaccount={name}:deployer");
+        space.kubectl(&["create", "rolebinding", "deployer", &format!("--role={program}"), &deployer]);
+        let asked = json!({ "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {} });
+        let path = format!("/api/v1/namespaces/{name}/serviceaccounts/deployer/token");
+        let given = space.run(&["create", "--raw", &path, "-f", "-"], Some(&asked.to_string()));
+        assert!(given.status.success(), "{}", String::from_utf8_lossy(&given.stderr));
+        let given: Value = serde_json::from_slice(&given.stdout).unwrap();
+        let config = space.kubectl(&["config", "view", "--raw", "--minify", "--flatten", "-o", "json"]);
+        let mut config: Value = serde_json::from_str(&config).unwrap();
+        config["users"][0]["user"] = json!({ "token": given["status"]["token"] });
+        self.kubeconfig = self.file("kubeconfig");
+        fs::write(&self.kubeconfig, config.to_string()).unwrap();
+        // A role is in force a moment after it is there.
+        let deployer = format!("--as=system:serviceaccount:{name}:deployer");
+        space
+            .until("the role is in force", async || space.try_kubectl(&["auth", "can-i", "list", "pods", &deployer]))
+            .await;
+        self
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -41,7 +70,7 @@ impl<'s> Tool<'s> {
         drop(fs::remove_file(self.file("report.md")));
         let mut command = Command::new(self.program);
         command.args(args).args(["--namespace", &self.space.name, "--by", "ana"]);
-        command.arg("--kubeconfig").arg(self.space.kubeconfig());
+        command.arg("--kubeconfig").arg(&self.kubeconfig);
         command.arg("--report").arg(self.file("report.md")).arg("--store").arg(self.file("store.db"));
         command.env_remove("GITHUB_STEP_SUMMARY").stdin(Stdio::null());
         command.stdout(fs::File::create(&out).unwrap()).stderr(fs::File::create(&err).unwrap());
@@ -77,7 +106,7 @@ impl Drop for Running {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_good_image_is_promoted_and_a_bad_one_is_back_before_any_progress_deadline() {
     let Some(space) = cluster::namespace().await else { return };
-    let tool = Tool::new(&space, env!("CARGO_BIN_EXE_k8s-rollout"));
+    let tool = Tool::new(&space, env!("CARGO_BIN_EXE_k8s-rollout")).with_its_role(&["deployment/web"]).await;
     space.apply(&released("web", 1));
     space.rolled_out("deployment/web");
     let template = || space.get("deployment", "web")["spec"]["template"].clone();
@@ -101,6 +130,7 @@ async fn a_good_image_is_promoted_and_a_bad_one_is_back_before_any_progress_dead
     let (status, text) = run(&[&format!("web={}", bad())]).await;
     let took = begun.elapsed();
     assert_eq!((status, template()), (1, next), "{text}");
+    assert!(!text.contains("may not"), "its role is enough: {text}");
     assert!(text.contains("CrashLoopBackOff") || text.contains("Error"), "the pod's own words: {text}");
     assert!(took < PATIENCE, "{took:?}, which is no better than the progress deadline of 600 s");
     space.rolled_out("deployment/web");
@@ -157,7 +187,7 @@ const CANARY: [&str; 9] =
 #[tokio::test(flavor = "multi_thread")]
 async fn a_canary_that_crashes_loses_its_requests_within_seconds_and_a_good_one_gets_them_all() {
     let Some(space) = cluster::namespace().await else { return };
-    let tool = Tool::new(&space, env!("CARGO_BIN_EXE_k8s-canary"));
+    let tool = Tool::new(&space, env!("CARGO_BIN_EXE_k8s-canary")).with_its_role(&CANARY).await;
     colours(&space).await;
     let weights = || gateway::weights(&space, "shop", 0);
 
@@ -181,6 +211,7 @@ async fn a_canary_that_crashes_loses_its_requests_within_seconds_and_a_good_one_
         })
         .await;
     assert_eq!((status, weights()), (1, (json!(100), json!(0))), "{text}");
+    assert!(!text.contains("may not"), "its role is enough: {text}");
     assert!(text.contains("container web of pod green-"), "the pod's own words: {text}");
     // It may be back before we have seen why.
     let took = crashed.map_or(Duration::ZERO, |at| back.expect("it is back").duration_since(at));
@@ -235,7 +266,8 @@ async fn k8s_canary_says_what_it_takes_and_what_it_does_not_accept() {
     assert_eq!(gateway::weights(&space, "shop", 0), (json!(100), json!(0)));
     let args = [&["shop", "--from", "blue", "--to", "green", "--print-rbac"], &pods[..]].concat();
     let (status, text) = tool.run(&args, || {}).await;
-    let rule = r#"- {apiGroups: ["gateway.networking.k8s.io"], resources: [httproutes], verbs: [get, patch, list, watch]}"#;
+    let rule =
+        r#"- {apiGroups: ["gateway.networking.k8s.io"], resources: [httproutes], verbs: [get, patch, list, watch]}"#;
     assert!(status == 0 && text.contains("kind: Role") && text.contains(rule), "{text}");
     assert!(space.run(&["apply", "-f", "-"], Some(&text)).status.success(), "{text}");
 }

@@ -16,6 +16,7 @@ use rollback_core::{
     },
 };
 use rollback_k8s::testing::{Cluster, Fault};
+use tokio::time::Instant;
 
 /// Tries every promise of a backend, and says which of them could not be tried.
 pub(crate) async fn keeps_every_promise(bench: &dyn Bench) {
@@ -54,7 +55,7 @@ pub(crate) async fn roll_out(
 }
 
 /// Looks at this goal by watches of these objects hide nothing: neither what was just written, nor, while no watch goes
-/// on, what somebody else changes.
+/// on, what somebody else changes: before a write and before an end at once, and else in a while.
 pub(crate) async fn hides_nothing_by_watch(bench: &dyn Bench, cluster: &Cluster, plural: &str, goal: Goal) {
     bench.reset().await;
     let mut driver = Driver::new(bench).await;
@@ -75,6 +76,10 @@ pub(crate) async fn hides_nothing_by_watch(bench: &dyn Bench, cluster: &Cluster,
     next_watch(cluster).await;
     assert!(bench.drift().await);
     assert_eq!(driver.look(goal).await.progress, Progress::Reached, "what was heard is believed for a while");
+    for end in [Goal::Candidate, Goal::Baseline] {
+        let progress = driver.look(end).await.progress;
+        assert!(matches!(progress, Progress::Drifted(_)), "{end}, without asking: {progress:?}");
+    }
     for _ in 0..60 {
         if let Progress::Drifted(_) = driver.look(goal).await.progress {
             return;
@@ -87,8 +92,9 @@ pub(crate) async fn hides_nothing_by_watch(bench: &dyn Bench, cluster: &Cluster,
 /// Waits until the watch has ended and is asked for again.
 async fn next_watch(cluster: &Cluster) {
     let watches = || cluster.requests().iter().filter(|line| line.contains("watch=true")).count();
-    let before = watches();
+    let (before, begun) = (watches(), Instant::now());
     while watches() == before {
+        assert!(begun.elapsed() < Duration::from_secs(60), "nothing is watched");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
