@@ -11,7 +11,10 @@ use rollback_core::{
     state::State,
     store::Memory,
 };
-use rollback_k8s::{CanaryPair, HttpRoute, StatefulSetCanary, Watches, Workload, testing::Cluster};
+use rollback_k8s::{
+    CanaryPair, HttpRoute, StatefulSetCanary, Watches, Workload,
+    testing::{Cluster, Fault},
+};
 use serde_json::json;
 
 use crate::{
@@ -101,8 +104,8 @@ impl Watched {
         .unwrap()
     }
 
-    /// What is asked of the API server in a minute while so many bake.
-    async fn asked_in_a_minute(self, count: usize) -> Vec<String> {
+    /// What is asked of the API server in a minute while so many bake, after this has happened.
+    async fn asked_in_a_minute(self, count: usize, happens: impl Fn(&Cluster)) -> Vec<String> {
         let cluster = Cluster::new();
         let watches = Watches::new(&cluster.client());
         let engine = Engine::new(Memory::new()).unwrap();
@@ -122,6 +125,7 @@ impl Watched {
             }
         }
         tokio::time::sleep(Duration::from_secs(5)).await;
+        happens(&cluster);
         let before = cluster.requests().len();
         tokio::time::sleep(Duration::from_secs(60)).await;
         assert!(handles.iter().all(|handle| matches!(handle.status().state, State::Baking { .. })));
@@ -132,12 +136,27 @@ impl Watched {
 #[tokio::test(start_paused = true)]
 async fn the_number_of_steady_requests_does_not_grow_with_the_number_of_rollouts() {
     for what in ALL {
-        let (one, many) = (what.asked_in_a_minute(1).await, what.asked_in_a_minute(20).await);
+        let (one, many) = (what.asked_in_a_minute(1, |_| ()).await, what.asked_in_a_minute(20, |_| ()).await);
         let steady = |asked: &[String]| asked.iter().filter(|line| !line.contains("watch=true")).count();
         assert_eq!((steady(&one), steady(&many)), (0, 0), "{what:?}: {one:?}, {many:?}");
         // A watch of 10 s, begun again and again.
         assert!(one.len() <= 7 && many.len() <= 7, "{what:?}: {one:?}, {many:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_busy_server_that_turns_watches_away_is_asked_for_no_lists_and_as_seldom_as_it_says() {
+    let busy = |cluster: &Cluster| cluster.fault("watch=true", usize::MAX, Fault::Refuse(429, 7));
+    let asked = Watched::Workload.asked_in_a_minute(1, busy).await;
+    let (watches, rest): (Vec<&String>, Vec<_>) = asked.iter().partition(|line| line.contains("watch=true"));
+    assert!((4..=9).contains(&watches.len()), "every 7 s: {asked:?}");
+    let lists = rest.iter().filter(|line| line.contains("/deployments?")).count();
+    assert_eq!(lists, 0, "{asked:?}");
+
+    // One that breaks a single watch off is asked to go on from there.
+    let away = |cluster: &Cluster| cluster.fault("watch=true", 1, Fault::LoseRequest);
+    let asked = Watched::Workload.asked_in_a_minute(1, away).await;
+    assert!(asked.iter().all(|line| line.contains("watch=true")), "{asked:?}");
 }
 
 #[tokio::test(start_paused = true)]
