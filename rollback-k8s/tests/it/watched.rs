@@ -183,6 +183,45 @@ async fn what_somebody_else_changes_wakes_a_rollout_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_one_version_of_the_api_server_writes_as_null_and_another_leaves_out_is_no_drift() {
+    for watched in [true, false] {
+        let cluster = Cluster::new();
+        let says_null = |says: bool| {
+            let mut web = cluster.get("deployments", "web").unwrap();
+            let metadata = web["spec"]["template"]["metadata"].as_object_mut().unwrap();
+            metadata.remove("creationTimestamp");
+            if says {
+                metadata.insert("creationTimestamp".into(), json!(null));
+            }
+            cluster.put(&web);
+        };
+        cluster.put(&deployment("web", "shop:1"));
+        says_null(true);
+        let mut web = Workload::deployment(&cluster.client(), "default", "web").unwrap();
+        if watched {
+            web = web.watched_by(&Watches::new(&cluster.client()));
+        }
+        let candidate = web.images([("web", "shop:2")]).await.unwrap();
+        says_null(false);
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let engine = Engine::new(Memory::new()).unwrap();
+        engine.register(Target::new("web", web).unwrap()).unwrap();
+        let new = NewRollout::new("web", candidate, Plan::all_at_once(Duration::from_secs(60)).unwrap()).unwrap();
+        let mut handle = engine.start(new).await.unwrap();
+        while !matches!(handle.status().state, State::Baking { .. }) {
+            handle.changed().await.expect("it bakes before it ends");
+        }
+        for says in [true, false] {
+            says_null(says);
+            tokio::time::sleep(Duration::from_secs(20)).await;
+            assert!(matches!(handle.status().state, State::Baking { .. }), "{:?}", handle.status().state);
+        }
+        let outcome = handle.finished().await;
+        assert_eq!(outcome.rollout.state, State::Promoted, "{outcome}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn where_watching_is_not_allowed_each_look_is_a_request_and_preflight_says_so() {
     for what in ALL {
         for unhealthy_from in [None, Some(100)] {
