@@ -1,16 +1,17 @@
 //! The way into a cluster: credentials, timeouts, and one place where requests are sent and answers are sorted.
 
 use std::{
+    collections::VecDeque,
     env,
     ffi::OsString,
-    fmt,
+    fmt, mem,
     path::{Path, PathBuf},
     slice,
     sync::Arc,
     time::Duration,
 };
 
-use futures_util::{Stream, StreamExt as _};
+use futures_util::{Stream, StreamExt as _, stream};
 use http::{HeaderValue, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Limited};
 use kube::{
@@ -141,7 +142,7 @@ impl Client {
     /// Not by kube's own `request`, which writes an answer that it cannot read into the log: it may be a Secret.
     pub(crate) async fn call<T: DeserializeOwned>(&self, what: &str, request: Request<Vec<u8>>) -> Result<T> {
         let answered = async {
-            let (code, _, body) = self.answer(what, request).await?;
+            let (code, body) = self.answer(what, request).await?;
             serde_json::from_slice(&body).map_err(|e| {
                 let text = format!("{what}: the answer (status {}) is not what was asked for", code.as_u16());
                 Error::new(ErrorKind::Internal, text).because(e)
@@ -153,7 +154,7 @@ impl Client {
     /// Sends a request whose answer is text: a container's log.
     pub(crate) async fn text(&self, what: &str, request: Request<Vec<u8>>) -> Result<String> {
         let answered = async {
-            let (_, _, body) = self.answer(what, request).await?;
+            let (_, body) = self.answer(what, request).await?;
             Ok(String::from_utf8_lossy(&body).into_owned())
         };
         tokio::time::timeout(self.timeout, answered).await.unwrap_or_else(|_| Err(self.late(what)))
@@ -165,35 +166,38 @@ impl Client {
         what: &str,
         mut request: Request<Vec<u8>>,
     ) -> Result<impl Stream<Item = Result<WatchEvent<T>>> + use<T>> {
-        sign(&mut request);
-        let begun = tokio::time::timeout(self.timeout, self.kube.request_events(request)).await;
+        // From 1.37 on every event is compressed by itself, and kube's client would read no further than the first.
+        request.headers_mut().insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        let begun = tokio::time::timeout(self.timeout, self.send(what, request)).await;
+        let (_, body) = begun.map_err(|_| self.late(what))??;
         let what: Arc<str> = what.into();
-        let sorted = |what: &str, e: kube::Error| match e {
-            kube::Error::Api(said) => {
-                let code = StatusCode::from_u16(said.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-                error::status(what, code, &said, None)
-            }
-            other => error::sent(what, other),
-        };
-        let events = begun.map_err(|_| self.late(&what))?.map_err(|e| sorted(&what, e))?;
-        Ok(events.map(move |event: Result<WatchEvent<T>, kube::Error>| event.map_err(|e| sorted(&what, e))))
+        let lines = stream::try_unfold(Lines::of(body), async |mut lines| Ok(lines.next().await?.zip(Some(lines))));
+        Ok(lines.map(move |line| {
+            let line = line.map_err(|e| broken_off(&what, e))?;
+            serde_json::from_slice(&line).map_err(|e| {
+                let text = format!("{what}: an event is not what was asked for");
+                Error::new(ErrorKind::Internal, text).because(e)
+            })
+        }))
     }
 
-    async fn answer(
-        &self,
-        what: &str,
-        mut request: Request<Vec<u8>>,
-    ) -> Result<(StatusCode, header::HeaderMap, Vec<u8>)> {
-        sign(&mut request);
+    async fn answer(&self, what: &str, request: Request<Vec<u8>>) -> Result<(StatusCode, Vec<u8>)> {
+        let (code, body) = self.send(what, request).await?;
+        read(body).await.map(|body| (code, body)).map_err(|e| broken_off(what, e))
+    }
+
+    /// Sends a request that succeeds; what is said to one that does not is sorted.
+    ///
+    /// Watches too: by kube's own `request_events` what a header says of how long to wait would be lost, and a busy API
+    /// server says it nowhere else.
+    async fn send(&self, what: &str, mut request: Request<Vec<u8>>) -> Result<(StatusCode, Body)> {
+        request.headers_mut().entry(header::USER_AGENT).or_insert(HeaderValue::from_static(USER_AGENT));
         let answer = self.kube.send(request.map(Body::from)).await.map_err(|e| error::sent(what, e))?;
         let (head, body) = answer.into_parts();
-        let read = Limited::new(body, Self::MAX_ANSWER).collect().await;
-        let body =
-            read.map_err(|e| Error::new(ErrorKind::Unavailable, format!("{what}: the answer broke off")).because(e))?;
-        let body = body.to_bytes().to_vec();
         if head.status.is_success() {
-            return Ok((head.status, head.headers, body));
+            return Ok((head.status, body));
         }
+        let body = read(body).await.map_err(|e| broken_off(what, e))?;
         // A proxy's page is no Status: then the number alone has to do.
         let said = serde_json::from_slice::<Status>(&body).unwrap_or_default();
         let after = head.headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
@@ -236,8 +240,43 @@ fn kubeconfigs(named: Option<OsString>, home: Option<PathBuf>) -> Vec<PathBuf> {
     usual.into_iter().filter(|file| !matches!(file.try_exists(), Ok(false))).collect()
 }
 
-fn sign(request: &mut Request<Vec<u8>>) {
-    request.headers_mut().entry(header::USER_AGENT).or_insert(HeaderValue::from_static(USER_AGENT));
+async fn read(body: Body) -> Result<Vec<u8>, BoxError> {
+    Ok(Limited::new(body, Client::MAX_ANSWER).collect().await?.to_bytes().to_vec())
 }
+
+fn broken_off(what: &str, error: BoxError) -> Error {
+    Error::new(ErrorKind::Unavailable, format!("{what}: the answer broke off")).because(error)
+}
+
+/// An answer line by line, as it comes.
+struct Lines {
+    body: Body,
+    whole: VecDeque<Vec<u8>>,
+    begun: Vec<u8>,
+}
+
+impl Lines {
+    const fn of(body: Body) -> Self {
+        Self { body, whole: VecDeque::new(), begun: Vec::new() }
+    }
+
+    /// None at the end; what has no end of line by then was cut, and is nothing.
+    async fn next(&mut self) -> Result<Option<Vec<u8>>, BoxError> {
+        loop {
+            if let Some(line) = self.whole.pop_front() {
+                return Ok(Some(line));
+            }
+            let Some(frame) = self.body.frame().await.transpose()? else { return Ok(None) };
+            let Ok(data) = frame.into_data() else { continue };
+            let mut parts = data.split(|byte| *byte == b'\n');
+            self.begun.extend_from_slice(parts.next().unwrap_or_default());
+            for part in parts {
+                self.whole.push_back(mem::replace(&mut self.begun, part.to_vec()));
+            }
+        }
+    }
+}
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 const USER_AGENT: &str = concat!("rollback-k8s/", env!("CARGO_PKG_VERSION"));

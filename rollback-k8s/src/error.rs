@@ -16,11 +16,15 @@ pub(crate) fn status(what: &str, code: StatusCode, status: &Status, retry_after:
         && ["the server rejected our request due to an error in our request", "testing path", "test failed"]
             .iter()
             .any(|words| said.contains(words))
+        // What a webhook or a policy refuses is refused, in whatever words.
+        && !said.contains("denied")
         && status.details.as_ref().is_none_or(|details| details.causes.is_empty());
     let (kind, clause) = match code.as_u16() {
         401 => (ErrorKind::Denied, "these credentials are not accepted; renew them, and it goes on".to_owned()),
         403 if said.contains("exceeded quota") => (ErrorKind::Invalid, said.to_owned()),
         403 => (ErrorKind::Denied, said.to_owned()),
+        // A webhook with side effects, which 1.20 lets in and newer API servers do not.
+        400 if said.ends_with("does not support dry run") => (ErrorKind::Unsupported, said.to_owned()),
         404 => (ErrorKind::NotFound, said.to_owned()),
         409 => (ErrorKind::Conflict, said.to_owned()),
         422 if patch_failed => (ErrorKind::Conflict, "it is not any more what was looked at".to_owned()),
@@ -70,6 +74,9 @@ mod tests {
         assert_eq!(kind(409, "Operation cannot be fulfilled: the object has been modified"), ErrorKind::Conflict);
         assert_eq!(kind(422, "the server rejected our request due to an error in our request"), ErrorKind::Conflict);
         assert_eq!(kind(422, "Deployment.apps \"web\" is invalid: spec.replicas: Invalid value"), ErrorKind::Invalid);
+        let webhook = "admission webhook \"smoke.shop\" denied the request: smoke test failed";
+        assert_eq!(kind(422, webhook), ErrorKind::Invalid);
+        assert_eq!(kind(400, "admission webhook \"a.b\" does not support dry run"), ErrorKind::Unsupported);
         assert_eq!(kind(429, "too many requests"), ErrorKind::Throttled);
         assert_eq!(kind(500, "etcdserver: request timed out"), ErrorKind::Unavailable);
         assert_eq!(kind(503, ""), ErrorKind::Unavailable);

@@ -119,7 +119,7 @@ impl Client {
     pub(crate) async fn get(&self, resource: Resource, namespace: &str, name: &str) -> Result<Value> {
         let path = resource.path(namespace, Some(name));
         let what = format!("reading {} {namespace}/{name}", resource.kind);
-        self.call(&what, request(Method::GET, &path, &[], None)?).await
+        self.object(&what, request(Method::GET, &path, &[], None)?).await
     }
 
     /// As [`get`](Self::get); what is not there is none.
@@ -156,7 +156,7 @@ impl Client {
             let mut request = request(Method::GET, &path, &query, None)?;
             request.headers_mut().insert(header::ACCEPT, HeaderValue::from_static(form));
             let page: List = self.call(&what, request).await?;
-            all.extend(page.items.into_iter().flatten());
+            all.extend(page.items.into_iter().flatten().map(without_nulls));
             if page.metadata.go_on.is_empty() {
                 return Ok(all);
             }
@@ -182,7 +182,7 @@ impl Client {
         let query: Vec<_> = [("fieldManager", self.manager())].into_iter().chain(dry).collect();
         let steps = Value::Array(patch.0.clone());
         let path = resource.path(namespace, Some(name));
-        self.call(&what, request(Method::PATCH, &path, &query, Some((JSON_PATCH, &steps)))?).await
+        self.object(&what, request(Method::PATCH, &path, &query, Some((JSON_PATCH, &steps)))?).await
     }
 
     /// `Conflict` when there is one of this name.
@@ -197,7 +197,7 @@ impl Client {
         let what = format!("making {} {namespace}/{}{tried}", resource.kind, text(object, "/metadata/name"));
         let dry = (write == Write::Dry).then_some(("dryRun", "All"));
         let query: Vec<_> = [("fieldManager", self.manager())].into_iter().chain(dry).collect();
-        self.call(&what, request(Method::POST, &resource.path(namespace, None), &query, Some((JSON, object)))?).await
+        self.object(&what, request(Method::POST, &resource.path(namespace, None), &query, Some((JSON, object)))?).await
     }
 
     /// Deletes this object as it was read. One that is gone, or has been written since, stays as it is.
@@ -220,6 +220,10 @@ impl Client {
             Err(e) if !matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Conflict) => Err(e),
             _ => Ok(()),
         }
+    }
+
+    async fn object(&self, what: &str, request: Request<Vec<u8>>) -> Result<Value> {
+        self.call(what, request).await.map(without_nulls)
     }
 
     /// Posts to an endpoint outside namespaces: reviews.
@@ -260,6 +264,23 @@ fn request(
         None => Vec::new(),
     };
     request.body(body).map_err(|e| Error::new(ErrorKind::Internal, "a request cannot be built").because(e))
+}
+
+/// The same, as every version of the API server would say it: up to 1.33 it writes `creationTimestamp: null` into every
+/// template, from 1.34 on it does not, and while one is replaced by the other both answer. Null is absent in the API.
+pub(crate) fn without_nulls(mut object: Value) -> Value {
+    fn drop_in(value: &mut Value) {
+        match value {
+            Value::Object(members) => {
+                members.retain(|_, member| !member.is_null());
+                members.values_mut().for_each(drop_in);
+            }
+            Value::Array(items) => items.iter_mut().for_each(drop_in),
+            _ => {}
+        }
+    }
+    drop_in(&mut object);
+    object
 }
 
 /// The text at this pointer, or an empty one.

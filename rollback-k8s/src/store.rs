@@ -422,7 +422,14 @@ impl Secrets {
         let mut asked = Vec::new();
         for meta in self.api.list(&selector).await? {
             let Some(secret) = self.api.secret(&meta.name).await? else { continue };
-            let Head { current, requests, .. } = Head::from_secret(&secret)?;
+            let Head { current, requests, .. } = match Head::from_secret(&secret) {
+                Ok(head) => head,
+                // One that nobody can read must not silence the others.
+                Err(e) => {
+                    tracing::warn!(error = %e.chain(), "what is asked of a rollout cannot be read");
+                    continue;
+                }
+            };
             if current.record.driver.as_ref() != Some(driver) || !current.is_open() {
                 continue;
             }
@@ -504,9 +511,15 @@ impl Store for Secrets {
                 driver,
             })
         };
-        let broken =
-            |meta: &Meta, e: Error| e.during(format!("the Secret {} is not what this library writes", meta.name));
-        heads.iter().map(|meta| claim(meta).map_err(|e| broken(meta, e))).collect()
+        let read = |meta: &Meta| {
+            // One that nobody can read must not keep the others from being taken over.
+            let warn = |e: &Error| {
+                let (secret, error) = (&meta.name, e.chain());
+                tracing::warn!(secret, error, "a Secret is not what this library writes, and is passed over");
+            };
+            claim(meta).inspect_err(warn).ok()
+        };
+        Ok(heads.iter().filter_map(read).collect())
     }
 
     async fn history(&self, subject: &TargetId, limit: usize) -> Result<Vec<Record>> {

@@ -317,9 +317,17 @@ impl<T: Kept> Shared<T> {
                 }),
                 Some(mut last) => {
                     let ended = feed.watch(&mut last, if cautious { CAUTIOUS } else { TURN }).await;
-                    if matches!(ended, Ok(End::Done | End::Cut)) {
-                        version = Some(last);
-                    }
+                    let goes_on = match &ended {
+                        Ok(end) => matches!(end, End::Done | End::Cut),
+                        // To list everything is the last thing that a busy server needs. One that is away for a moment
+                        // is not asked for it either; but where only watches fail, lists have to do.
+                        Err(e) => match e.kind() {
+                            ErrorKind::Throttled => true,
+                            ErrorKind::Unavailable => failures == 0,
+                            _ => false,
+                        },
+                    };
+                    version = goes_on.then_some(last);
                     ended.map(Some)
                 }
             };

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::{
     gate::pod::{Owner, Pod, wire},
-    object::{DAEMON_SETS, DEPLOYMENTS, Resource, STATEFUL_SETS},
+    object::{DAEMON_SETS, DEPLOYMENTS, Resource, STATEFUL_SETS, without_nulls},
     workload::{ATTEMPT, LAST_APPLIED},
 };
 
@@ -135,7 +135,8 @@ struct StatusWire {
 impl TryFrom<Value> for Object {
     type Error = serde_json::Error;
 
-    fn try_from(mut object: Value) -> Result<Self, serde_json::Error> {
+    fn try_from(object: Value) -> Result<Self, serde_json::Error> {
+        let mut object = without_nulls(object);
         // Who wrote it last is wanted, and which fields it was is most of what is there.
         for entry in object.pointer_mut("/metadata/managedFields").and_then(Value::as_array_mut).into_iter().flatten() {
             entry.as_object_mut().map(|entry| entry.remove("fieldsV1"));

@@ -139,6 +139,9 @@ impl Workload {
                     return Err(Error::new(ErrorKind::Unavailable, text).because(e));
                 }
                 Err(e) if e.is_transient() => return Err(e),
+                Err(e) if e.kind() == ErrorKind::Unsupported => {
+                    ready = ready.not_provable(format!("that the API server accepts {what}: {}", e.chain()));
+                }
                 Err(e) if back => ready = ready.no_way_back(format!("{what} would not be accepted: {}", e.chain())),
                 Err(e) => ready = ready.refused(format!("{what} would not be accepted: {}", e.chain())),
             }

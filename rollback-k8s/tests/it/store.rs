@@ -167,6 +167,36 @@ async fn records_are_private_and_go_when_their_target_is_deleted() {
 }
 
 #[tokio::test]
+async fn a_record_that_nobody_can_read_stands_in_the_way_of_no_other() {
+    let cluster = Cluster::new();
+    let store = Secrets::new(&cluster.client(), "default").unwrap();
+    let whole = record("pages");
+    let driver = whole.driver.clone().unwrap();
+    // Their heads, by the SHA-256 of their names.
+    for (subject, head) in [
+        ("checkout", "rollback-head-c7761e58969f7edd498186641b2021e8"),
+        ("search", "rollback-head-2419329067823cab5b4e5ac5dd18a6ab"),
+    ] {
+        let open = Record { driver: Some(driver.clone()), ..record(subject) };
+        store.create(&open).await.unwrap();
+        store.ask(&open.id, &abort()).await.unwrap();
+        // As somebody's hands or a backup may leave it.
+        let mut head = cluster.get("secrets", head).unwrap();
+        match subject {
+            "checkout" => head["data"]["envelope"] = "e30=".into(),
+            _ => drop(head["metadata"]["annotations"].as_object_mut().unwrap().remove("rollback.rs/rollout-id")),
+        }
+        cluster.put(&head);
+    }
+    store.create(&whole).await.unwrap();
+    store.ask(&whole.id, &abort()).await.unwrap();
+    let asked = store.beat(&driver).await.unwrap();
+    assert!(asked.iter().any(|(id, _)| *id == whole.id) && asked.len() == 2, "{asked:?}");
+    let open: Vec<RolloutId> = store.open().await.unwrap().into_iter().map(|claim| claim.id).collect();
+    assert!(open.contains(&whole.id) && open.len() == 2, "{open:?}");
+}
+
+#[tokio::test]
 async fn a_role_as_printed_is_all_that_the_store_needs_and_no_more() {
     let yaml = Secrets::manifest("deploys", "shop/deployer").unwrap();
     let expected = [

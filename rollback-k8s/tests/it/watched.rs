@@ -11,7 +11,10 @@ use rollback_core::{
     state::State,
     store::Memory,
 };
-use rollback_k8s::{CanaryPair, HttpRoute, StatefulSetCanary, Watches, Workload, testing::Cluster};
+use rollback_k8s::{
+    CanaryPair, HttpRoute, StatefulSetCanary, Watches, Workload,
+    testing::{Cluster, Fault},
+};
 use serde_json::json;
 
 use crate::{
@@ -101,8 +104,8 @@ impl Watched {
         .unwrap()
     }
 
-    /// What is asked of the API server in a minute while so many bake.
-    async fn asked_in_a_minute(self, count: usize) -> Vec<String> {
+    /// What is asked of the API server in a minute while so many bake, after this has happened.
+    async fn asked_in_a_minute(self, count: usize, happens: impl Fn(&Cluster)) -> Vec<String> {
         let cluster = Cluster::new();
         let watches = Watches::new(&cluster.client());
         let engine = Engine::new(Memory::new()).unwrap();
@@ -122,6 +125,7 @@ impl Watched {
             }
         }
         tokio::time::sleep(Duration::from_secs(5)).await;
+        happens(&cluster);
         let before = cluster.requests().len();
         tokio::time::sleep(Duration::from_secs(60)).await;
         assert!(handles.iter().all(|handle| matches!(handle.status().state, State::Baking { .. })));
@@ -132,12 +136,27 @@ impl Watched {
 #[tokio::test(start_paused = true)]
 async fn the_number_of_steady_requests_does_not_grow_with_the_number_of_rollouts() {
     for what in ALL {
-        let (one, many) = (what.asked_in_a_minute(1).await, what.asked_in_a_minute(20).await);
+        let (one, many) = (what.asked_in_a_minute(1, |_| ()).await, what.asked_in_a_minute(20, |_| ()).await);
         let steady = |asked: &[String]| asked.iter().filter(|line| !line.contains("watch=true")).count();
         assert_eq!((steady(&one), steady(&many)), (0, 0), "{what:?}: {one:?}, {many:?}");
         // A watch of 10 s, begun again and again.
         assert!(one.len() <= 7 && many.len() <= 7, "{what:?}: {one:?}, {many:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_busy_server_that_turns_watches_away_is_asked_for_no_lists_and_as_seldom_as_it_says() {
+    let busy = |cluster: &Cluster| cluster.fault("watch=true", usize::MAX, Fault::Refuse(429, 7));
+    let asked = Watched::Workload.asked_in_a_minute(1, busy).await;
+    let (watches, rest): (Vec<&String>, Vec<_>) = asked.iter().partition(|line| line.contains("watch=true"));
+    assert!((4..=9).contains(&watches.len()), "every 7 s: {asked:?}");
+    let lists = rest.iter().filter(|line| line.contains("/deployments?")).count();
+    assert_eq!(lists, 0, "{asked:?}");
+
+    // One that breaks a single watch off is asked to go on from there.
+    let away = |cluster: &Cluster| cluster.fault("watch=true", 1, Fault::LoseRequest);
+    let asked = Watched::Workload.asked_in_a_minute(1, away).await;
+    assert!(asked.iter().all(|line| line.contains("watch=true")), "{asked:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -160,6 +179,45 @@ async fn what_somebody_else_changes_wakes_a_rollout_at_once() {
         let outcome = tokio::time::timeout(Duration::from_secs(5), handle.finished()).await;
         let outcome = outcome.unwrap_or_else(|_| panic!("{what:?}: nobody woke it"));
         assert!(matches!(outcome.rollout.state, State::Abandoned { .. }), "{what:?}: {outcome}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_one_version_of_the_api_server_writes_as_null_and_another_leaves_out_is_no_drift() {
+    for watched in [true, false] {
+        let cluster = Cluster::new();
+        let says_null = |says: bool| {
+            let mut web = cluster.get("deployments", "web").unwrap();
+            let metadata = web["spec"]["template"]["metadata"].as_object_mut().unwrap();
+            metadata.remove("creationTimestamp");
+            if says {
+                metadata.insert("creationTimestamp".into(), json!(null));
+            }
+            cluster.put(&web);
+        };
+        cluster.put(&deployment("web", "shop:1"));
+        says_null(true);
+        let mut web = Workload::deployment(&cluster.client(), "default", "web").unwrap();
+        if watched {
+            web = web.watched_by(&Watches::new(&cluster.client()));
+        }
+        let candidate = web.images([("web", "shop:2")]).await.unwrap();
+        says_null(false);
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let engine = Engine::new(Memory::new()).unwrap();
+        engine.register(Target::new("web", web).unwrap()).unwrap();
+        let new = NewRollout::new("web", candidate, Plan::all_at_once(Duration::from_secs(60)).unwrap()).unwrap();
+        let mut handle = engine.start(new).await.unwrap();
+        while !matches!(handle.status().state, State::Baking { .. }) {
+            handle.changed().await.expect("it bakes before it ends");
+        }
+        for says in [true, false] {
+            says_null(says);
+            tokio::time::sleep(Duration::from_secs(20)).await;
+            assert!(matches!(handle.status().state, State::Baking { .. }), "{:?}", handle.status().state);
+        }
+        let outcome = handle.finished().await;
+        assert_eq!(outcome.rollout.state, State::Promoted, "{outcome}");
     }
 }
 
