@@ -24,8 +24,7 @@ use tokio::time::sleep;
 use self::{
     api::Api,
     secret::{
-        DRIVEN_BY, HAS_DRIVER, HAS_ROLLOUT, HEAD, Head, IS_ASKED, IS_OPEN, Kept, Known, Meta, PART, ROLLOUT, Secret,
-        TARGET,
+        DRIVEN_BY, HAS_DRIVER, HAS_ROLLOUT, HEAD, Head, IS_ASKED, IS_OPEN, Kept, Known, Meta, PART, ROLLOUT, TARGET,
     },
 };
 use crate::{
@@ -197,17 +196,20 @@ impl Secrets {
 
     /// Moves what a head holds to a Secret of its own, so that the head can take another record.
     async fn move_out(&self, seen: &Seen) -> Tried<()> {
-        self.put(seen.head.current.to_past(seen.uid.as_deref())?).await
-    }
-
-    /// Writes a record that its head does not hold, over what an attempt before may have left.
-    async fn put(&self, mut past: Secret) -> Tried<()> {
+        let current = &seen.head.current;
+        let mut past = current.to_past(seen.uid.as_deref())?;
         match self.api.create(&past).await {
             Err(e) if e.kind() == ErrorKind::Conflict => {}
             Ok(_) => return Ok(()),
             Err(e) => return Err(e.into()),
         }
         let Some(old) = self.api.secret(&past.metadata.name).await? else { return Err(Lost::Race) };
+        match Kept::from_past(&old) {
+            // Somebody moved it out before, and it may have been saved since: what is later is the truth.
+            Ok(old) if old.serial >= current.serial => return Ok(()),
+            Err(e) if e.kind() == ErrorKind::Unsupported => return Err(e.into()),
+            _ => {}
+        }
         past.metadata.resource_version = old.metadata.resource_version;
         self.api.replace(&past).await.map(drop).map_err(Lost::race)
     }
@@ -286,10 +288,18 @@ impl Secrets {
             self.write(&seen, head).await?;
             gone
         } else {
+            // One that no order knows, left over when a history was trimmed.
+            let left = self.api.secret(&secret::past_name(&record.id)).await?;
             // The order first: what no order knows is nobody's.
             let gone = head.settle(record, self.keep);
             self.write(&seen, head).await?;
-            self.put(Head::new(record).current.to_past(seen.uid.as_deref())?).await?;
+            let mut past = Head::new(record).current.to_past(seen.uid.as_deref())?;
+            past.metadata.resource_version = left.and_then(|left| left.metadata.resource_version);
+            let written = match past.metadata.resource_version {
+                Some(_) => self.api.replace(&past).await,
+                None => self.api.create(&past).await,
+            };
+            written.map_err(Lost::race)?;
             gone
         };
         self.delete(gone).await;
@@ -641,3 +651,36 @@ const ROUNDS: u32 = 64;
 const LOOK_EVERY: u32 = 10;
 /// A Lease that is silent for so long is cleared away.
 const SILENT: SignedDuration = SignedDuration::from_hours(24);
+
+#[cfg(all(test, feature = "testing"))]
+mod tests {
+    use super::*;
+    use crate::testing::Cluster;
+
+    #[tokio::test]
+    async fn a_slow_process_turns_no_record_back_that_another_has_saved_since() {
+        let client = Cluster::new().client();
+        let [slow, fast] = [0; 2].map(|_| Secrets::new(&client, "default").unwrap());
+        let mut first = Record {
+            id: "web-1".try_into().unwrap(),
+            subject: "web".try_into().unwrap(),
+            driver: None,
+            standing: Standing::Open,
+            format: 1,
+            heard: 0,
+            body: "1".into(),
+        };
+        fast.create(&first).await.unwrap();
+        first.standing = Standing::Over;
+        fast.update(&first, Serial(1)).await.unwrap();
+        let Ok(Some(seen)) = slow.read(&first.subject).await else { panic!("it has a head") };
+
+        let next = Record { id: "web-2".try_into().unwrap(), standing: Standing::Open, ..first.clone() };
+        fast.create(&next).await.unwrap();
+        first.body = "3".into();
+        assert_eq!(fast.update(&first, Serial(2)).await.unwrap(), Serial(3));
+
+        assert!(slow.move_out(&seen).await.is_ok());
+        assert_eq!(fast.load(&first.id).await.unwrap(), (first, Serial(3)));
+    }
+}

@@ -27,7 +27,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     gate::Verdict,
     model::{Goal, Nonce, Note, Observed, Serial, Serves},
-    rollout::{Entry, Kind, Rollout, What},
+    rollout::{Entry, Kind, Rollout, Tries, What},
     state::{Event, Hold, Interrupted, State, only},
     store::Record,
     wake::Bell,
@@ -118,6 +118,8 @@ pub(super) struct Driver {
     seen: Option<Observed>,
     shifting: Option<(Nonce, Goal)>,
     pending: Option<Pending>,
+    /// What was asked for in this state, as effects that take turns in being due are no progress either.
+    asked: Vec<Tries>,
     /// The last shift was turned away for a passing reason: asking again is no new try.
     turned_away: bool,
 
@@ -207,6 +209,7 @@ impl Driver {
             seen: None,
             shifting: None,
             pending: None,
+            asked: Vec::new(),
             turned_away: false,
             proving: false,
             prove_at: Some(now),
@@ -467,6 +470,7 @@ impl Driver {
         self.look_at = Some(now);
         self.look_backoff.reset();
         self.seen = None;
+        self.asked.clear();
         self.turned_away = false;
         self.bake_end = None;
         self.last_tick = now;

@@ -84,6 +84,36 @@ async fn each_shift_follows_a_look_and_carries_the_version_it_saw() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn effects_that_take_turns_in_being_due_are_asked_for_at_a_pace_and_no_more_than_8_times_each() {
+    let mut backend = MockDeploymentBackend::new();
+    backend.expect_capabilities().return_const(Capabilities::full());
+    backend.expect_attach().return_const(());
+    backend.expect_baseline().returning(|| Revision::new("v1"));
+    backend.expect_preflight().returning(|_, _| Ok(Readiness::default()));
+    let shifts = Arc::new(Mutex::new(0_u32));
+    let so_far = Arc::clone(&shifts);
+    backend.expect_observe().returning(move |_, goal, _| {
+        let n = *so_far.lock().unwrap();
+        let name = if n % 2 == 0 { "start the left one" } else { "start the right one" };
+        // Each start stops the other one.
+        Ok(if goal == Goal::Baseline { reached("1") } else { due(name, &n.to_string()) })
+    });
+    let count = Arc::clone(&shifts);
+    backend.expect_shift().returning(move |_, _, _| {
+        *count.lock().unwrap() += 1;
+        Ok(())
+    });
+    let scene = Scene::new();
+    scene.target(Target::new("checkout", backend).unwrap());
+    let begun = Instant::now();
+    let outcome = scene.start(Plan::all_at_once(MINUTE).unwrap()).await.finished().await;
+    assert!(matches!(&outcome.rollout.state, State::RolledBack { cause: Cause::Failed { .. } }), "{outcome}");
+    assert!(outcome.to_string().contains("asked 8 times and still due: start the left one"), "{outcome}");
+    assert_eq!(*shifts.lock().unwrap(), 16, "{outcome}");
+    assert!(begun.elapsed() > 5 * SECOND, "16 calls within {:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_start_whose_record_cannot_be_saved_says_so_and_calls_nothing_that_changes() {
     let mut store = MockStore::new();
     store.expect_beat().returning(|_| Ok(Vec::new()));

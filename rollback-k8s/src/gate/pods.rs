@@ -47,9 +47,9 @@ use crate::{
 /// | `Unschedulable` | after 2 minutes: an autoscaler may bring a node |
 /// | not ready, for no reason that it gives | after 5 minutes |
 ///
-/// It is healthy when every pod of the candidate is ready, and inconclusive while one comes up, when there is none, and
-/// when **the baseline's pods fail as well**, at half the candidate's rate or more: a registry or a node is ill then, and
-/// rolling back would not help. What a container ended before the rollout is not counted.
+/// It is healthy when every pod of the candidate that is not over is ready, and inconclusive while one comes up, when there
+/// is none, and when **the baseline's pods fail as well**, at half the candidate's rate or more: a registry or a node is ill
+/// then, and rolling back would not help. What ended, or was evicted, before the rollout is not counted on either side.
 ///
 /// The evidence holds the pod's own words: reason, message, exit code, restarts, what the cluster's events say of it, and
 /// where it is allowed the last lines of its log. Between two crashes a pod looks well; its restarts tell.
@@ -156,9 +156,13 @@ impl Pods {
 
     /// Puts so many last lines of the log of a pod that fails into the evidence, at most 2 KiB. Off by default: **logs may
     /// hold what is private**, and evidence goes into records, reports and messages. Needs `get` on `pods/log`.
+    ///
+    /// With it goes the message of an end that a container takes from its log (`terminationMessagePolicy:
+    /// FallbackToLogsOnError`); without it that message is left out.
     #[must_use]
     pub const fn with_log_lines(mut self, lines: u32) -> Self {
         self.log_lines = lines;
+        self.rules.logs = lines > 0;
         self
     }
 
@@ -191,7 +195,7 @@ impl Pods {
     async fn sort(&self, namespace: &Namespace, window: &Window) -> Result<Result<Sorted, String>> {
         let mut until = namespace.pods.fresh().await?;
         let candidate = self.workloads().next().expect("one is always looked at");
-        let feed = namespace.workloads(candidate.kind);
+        let feed = namespace.objects(candidate.kind.resource());
         until = until.min(feed.fresh().await?);
         let Some(workload) = feed.get(&candidate.name) else {
             return Ok(Err(missing(candidate, &self.namespace).to_string()));
@@ -205,7 +209,7 @@ impl Pods {
             until = until.min(sets.fresh().await?);
         }
         if let Of::Beside { baseline, .. } = &self.of {
-            let feed = namespace.workloads(baseline.kind);
+            let feed = namespace.objects(baseline.kind.resource());
             until = until.min(feed.fresh().await?);
             if baseline.kind == Kind::Deployment {
                 until = until.min(namespace.replica_sets.fresh().await?);
@@ -361,7 +365,7 @@ impl HealthGate for Pods {
         let namespace = self.watches.namespace(&self.namespace);
         namespace.pods.fresh().await?;
         for named in self.workloads() {
-            let feed = namespace.workloads(named.kind);
+            let feed = namespace.objects(named.kind.resource());
             feed.fresh().await?;
             if feed.get(&named.name).is_none() {
                 readiness = readiness.refused(missing(named, &self.namespace).to_string());
@@ -373,7 +377,7 @@ impl HealthGate for Pods {
     fn attach(&self, wake: Wake) {
         let namespace = self.watches.namespace(&self.namespace);
         for named in self.workloads() {
-            namespace.wake_on(named.kind, &named.name, wake.clone());
+            namespace.wake_on(named.kind.resource(), &named.name, wake.clone());
         }
         let mut awake = self.awake.lock().unwrap_or_else(PoisonError::into_inner);
         awake.wakes.retain(|wake| !wake.is_dead());

@@ -1,5 +1,6 @@
 //! Backends, gates and store, on an API server in memory and on a real one, and over a line that is ill.
 
+mod client;
 mod configuration;
 mod flux;
 mod gates;
@@ -17,4 +18,5 @@ mod service;
 mod store;
 mod support;
 mod sweeps;
+mod watched;
 mod workload;

@@ -130,7 +130,8 @@ impl Driver {
         if self.waits_for_shift() {
             return;
         }
-        let again = self.rollout.tries.as_ref().filter(|tries| tries.effect == effect).map_or(0, |tries| tries.count);
+        let known = self.asked.iter().chain(&self.rollout.tries).filter(|tries| tries.effect == effect);
+        let again = known.map(|tries| tries.count).max().unwrap_or(0);
         let count = if self.turned_away { again.max(1) } else { again + 1 };
         let most = if goal.is_forward() { TRIES } else { TRIES_BACK };
         if count > most {
@@ -153,8 +154,13 @@ impl Driver {
         }
         rollout.attempt = Some(attempt.clone());
         rollout.attempt_closed = false;
-        rollout.tries = Some(Tries { effect: effect.clone(), count });
+        let tries = Tries { effect: effect.clone(), count };
+        rollout.tries = Some(tries.clone());
         rollout.waiting_for = None;
+        match self.asked.iter_mut().find(|tries| tries.effect == effect) {
+            Some(known) => *known = tries,
+            None => self.asked.push(tries),
+        }
         if count == 1 {
             self.log(wall, What::Attempted { effect, attempt });
         }
