@@ -14,7 +14,11 @@ use aws_sdk_ecr::{
 };
 use aws_sdk_ecs::types::TaskDefinition;
 
-use crate::{account::Account, error::sorted, iam::Permission};
+use crate::{
+    account::Account,
+    error::sorted,
+    iam::{Permission, Policy},
+};
 
 /// To see whether images are still there.
 pub const GET_IMAGES: Permission = Permission::new("ecr:DescribeImages", "see whether images are still there");
@@ -56,6 +60,12 @@ impl Images {
             #[cfg(feature = "codedeploy")]
             ecs: account.ecs(),
         }
+    }
+
+    /// The least that [`ecs::Service::images`](crate::ecs::Service::images) and a shelf of these need, on `*`: a task definition
+    /// may name images of any repository.
+    pub fn policy() -> Policy {
+        Policy::new().allow(&[GET_IMAGES, crate::ecs::GET_TASK_DEFINITION], ["*"])
     }
 
     /// Looks at each image that a task definition names. What cannot be seen is told, not failed for.

@@ -9,11 +9,11 @@ use rollback_examples::tool::say;
 use serde_json::json;
 
 /// A simulated AWS account on a port of this machine: Lambda functions, versions and aliases, CloudWatch alarms, CodeDeploy
-/// groups and deployments, ECS services and their deployments, with AWS's refusals.
+/// groups and deployments, ECS services and their deployments, bundles in S3 and images in ECR, with AWS's refusals.
 ///
 /// It forgets everything when it ends. Any credentials will do. With --demo it has the function checkout, whose alias live is
 /// at version 1 and is called 600 times a minute; version 2 is good, and 3 of 10 calls of version 3 fail; the deployment group
-/// production of the application shop, three instances on which version v1 of s3://builds/shop.zip serves, with the alarm
+/// production of the application shop, three instances on which version v1 of s3://builds/shop.zip serves (there are v2 and v3), with the alarm
 /// shop-errors; and the service shop/checkout, a canary of 10 % at checkout:1; checkout:2 is good, and tasks of checkout:3 end
 /// with 1.
 #[derive(Parser)]
@@ -52,6 +52,9 @@ async fn main() -> ExitCode {
         lambda.traffic("checkout", "live", 600.0);
         let instances = ["i-1", "i-2", "i-3"].map(str::to_owned).to_vec();
         aws.codedeploy().group("shop", "production", &Shape::InPlace(instances), "CodeDeployDefault.OneAtATime");
+        for version in ["v1", "v2", "v3"] {
+            aws.s3().put_version("builds", "shop.zip", version, version.as_bytes());
+        }
         let bundle = json!({ "bucket": "builds", "key": "shop.zip", "bundleType": "zip", "version": "v1" });
         aws.codedeploy().serve("shop", "production", &json!({ "revisionType": "S3", "s3Location": bundle }));
         aws.cloudwatch().alarm("shop-errors");

@@ -5,15 +5,17 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 use clap::{Parser, ValueEnum};
 use rollback_aws::{
     account::Account,
-    cloudwatch::{Alarms, LOOK},
-    codedeploy::{Artefact, Busy, Group, Platform, Poller},
+    cloudwatch::Alarms,
+    codedeploy::{Artefact, Busy, Group, LOOK_S3, Platform, Poller},
+    ecr::Images,
     iam::Policy,
+    lambda::GET_VERSION,
 };
 use rollback_core::{
     Error, Result,
     engine::{NewRollout, Outcome, Target},
     model::{Revision, TargetId, Weight},
-    plan::{Approval, Plan, Step},
+    plan::{Approval, Deadlines, Plan, Step},
 };
 use rollback_examples::{
     aws::{In, watched},
@@ -23,7 +25,8 @@ use rollback_examples::{
 /// Deploys a revision to a deployment group of CodeDeploy, watches it, and brings the old one back when it misbehaves: by a
 /// stop with rollback while the deployment runs, else by deploying the old revision again.
 ///
-/// Nothing changes before the way back is proved. It is over when every target was seen to be back, not when CodeDeploy has
+/// Nothing changes before the way back is proved, and both revisions are found where they lie: bundles in S3, task definitions and
+/// their images in ECR, versions of functions. It is over when every target was seen to be back, not when CodeDeploy has
 /// accepted it. Credentials and region come from the environment, as every AWS tool takes them; an endpoint on this machine
 /// gets a placeholder, and never those credentials.
 #[derive(Parser)]
@@ -52,6 +55,9 @@ struct Args {
     /// Watch it for so long once it has all traffic.
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = time)]
     bake: Duration,
+    /// Go back unless the deployment has moved all traffic within so long: more than its configuration takes.
+    #[arg(long, value_name = "TIME", default_value = "15m", value_parser = time)]
+    within: Duration,
     /// Judge so often.
     #[arg(long, value_name = "TIME", default_value = "15s", value_parser = time)]
     every: Duration,
@@ -146,7 +152,8 @@ impl Args {
     fn plan(&self) -> Result<Plan> {
         let all = Step::new(Weight::ALL, self.bake);
         let preview = self.preview.map(|time| Step::new(Weight::NONE, time).approved_by(Approval::anyone()));
-        Plan::new(preview.into_iter().chain([all]).collect::<Vec<_>>())
+        let plan = Plan::new(preview.into_iter().chain([all]).collect::<Vec<_>>())?;
+        plan.with_deadlines(Deadlines { shift: self.within, ..Deadlines::default() })
     }
 
     fn group(&self, account: &Account) -> Result<Group> {
@@ -164,7 +171,26 @@ impl Args {
         if self.preview.is_some() {
             group = group.waits_for_approval();
         }
+        // Where what it deploys lies.
+        group = match platform {
+            Platform::InPlace | Platform::BlueGreen => group.shelf(account.s3()),
+            Platform::Ecs => group.shelf(account.ecs()).shelf(Images::new(account)),
+            Platform::Lambda => group.shelf(account.lambda()),
+        };
         Ok(if self.guarded { group.guarded() } else { group })
+    }
+
+    /// What the shelves need, of bundles those of the candidate's bucket.
+    fn shelves(&self, account: &Account) -> Policy {
+        match (self.platform, &self.what.s3) {
+            (Where::InPlace | Where::BlueGreen, Some(place)) => {
+                let bucket = format!("arn:{}:s3:::{}", account.partition(), place[0]);
+                Policy::new().allow(LOOK_S3, [format!("{bucket}/*"), bucket])
+            }
+            (Where::InPlace | Where::BlueGreen, None) => Policy::new(),
+            (Where::Ecs, _) => Images::policy(),
+            (Where::Lambda, _) => Policy::new().allow(&[GET_VERSION], ["*"]),
+        }
     }
 
     fn target(&self, account: &Account, group: &Group) -> Result<Target> {
@@ -187,8 +213,9 @@ async fn main() -> ExitCode {
 }
 
 async fn policy(args: &Args, number: &str) -> Result<String> {
-    let group = args.group(&args.at.account().await?)?;
-    Ok(group.policy(number).and(Policy::new().allow(LOOK, ["*"])).to_string())
+    let account = args.at.account().await?;
+    // With the alarms that the gate asks for: the group looks at its own in the same way.
+    Ok(args.group(&account)?.policy(number).and(args.shelves(&account)).to_string())
 }
 
 async fn run(args: Args) -> Result<Option<Outcome>> {

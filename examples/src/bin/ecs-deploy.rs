@@ -6,6 +6,7 @@ use clap::Parser;
 use rollback_aws::{
     account::Account,
     cloudwatch::{Alarms, LOOK},
+    ecr::Images,
     ecs::{Service, Settings},
     iam::Policy,
 };
@@ -106,7 +107,7 @@ impl Args {
 
     fn target(&self, account: &Account, service: Service) -> Result<Target> {
         let alarms = Alarms::new(account);
-        let target = Target::new(self.id()?.as_str(), service.alarms(&alarms))?;
+        let target = Target::new(self.id()?.as_str(), service.alarms(&alarms).images(&Images::new(account)))?;
         watched(target, &alarms, self.watch.alarms.as_deref(), self.watch.probe.as_deref(), self.every)
     }
 
@@ -136,7 +137,7 @@ async fn main() -> ExitCode {
 async fn policy(args: &Args) -> Result<String> {
     let account = args.at.account().await?;
     let service = Service::new(&account, &args.service, rollback_aws::ecs::Shape::rolling())?;
-    let mut policy = service.policy().and(Policy::new().allow(LOOK, ["*"]));
+    let mut policy = service.policy().and(Images::policy()).and(Policy::new().allow(LOOK, ["*"]));
     if args.settings().is_some() {
         policy = policy.and(service.settings_policy());
     }

@@ -35,6 +35,9 @@ impl Stage {
         let aws = Simulator::at(VirtualClock::starting(SystemClock.now()).pace(40), rollback_aws::testing::REGION);
         let instances = ["i-1", "i-2", "i-3"].map(str::to_owned).to_vec();
         aws.codedeploy().group("shop", "production", &Shape::InPlace(instances), "CodeDeployDefault.OneAtATime");
+        for version in ["v1", "v2"] {
+            aws.s3().put_version("builds", "shop.zip", version, version.as_bytes());
+        }
         aws.codedeploy().serve("shop", "production", &bundle("v1"));
         aws.cloudwatch().alarm("shop-errors");
         let server = aws.listen("127.0.0.1:0").await.unwrap();
@@ -167,6 +170,7 @@ async fn bad_input_ends_with_2_and_a_closed_way_with_3() {
             3,
             "no configuration",
         ),
+        (with(&["--s3", "builds", "shop.zip", "v9", "--alarms", "shop-errors"]), 3, "no such version"),
     ] {
         let (got, text) = stage.run(&args).await;
         assert_eq!((got, text.contains(words)), (status, true), "{args:?}: {text}");
@@ -174,4 +178,33 @@ async fn bad_input_ends_with_2_and_a_closed_way_with_3() {
     assert_eq!(stage.deployments().len(), 1, "something was deployed");
     let (status, text) = stage.run(&[&V2[..], &["--print-policy", "123456789012"]].concat()).await;
     assert_eq!((status, text.contains("deploymentgroup:shop/production")), (0, true), "{text}");
+    assert!(text.contains("\"s3:GetObjectVersion\"") && text.contains("\"arn:aws:s3:::builds/*\""), "{text}");
+    assert!(text.contains("\"cloudwatch:DescribeAlarms\"") && !text.contains("ecr:"), "{text}");
+    let ecs = ["shop", "production", "--platform", "ecs", "--s3", "b", "k", "--alarms", "a", "--print-policy", "1"];
+    let (status, text) = stage.run(&ecs).await;
+    assert_eq!((status, text.contains("\"ecr:DescribeImages\"")), (0, true), "{text}");
+    assert!(text.contains("\"ecs:DescribeTaskDefinition\""), "{text}");
+    // What only moves at its own pace is given its time.
+    takes_its_time(&stage).await;
+}
+
+/// A configuration that takes a quarter of an hour is refused within as much, and taken within more.
+async fn takes_its_time(stage: &Stage) {
+    let hands = stage.aws.codedeploy();
+    hands.group("shop", "functions", &Shape::Lambda, "CodeDeployDefault.LambdaCanary10Percent15Minutes");
+    let spec = |current: &str, target: &str| {
+        json!({ "version": 0.0, "Resources": [{ "shop": { "Type": "AWS::Lambda::Function", "Properties": {
+            "Name": "shop", "Alias": "live", "CurrentVersion": current, "TargetVersion": target } } }] })
+        .to_string()
+    };
+    hands.serve("shop", "functions", &json!({ "appSpecContent": { "content": spec("0", "1") } }));
+    std::fs::write(stage.file("appspec.json"), spec("1", "2")).unwrap();
+    let file = stage.file("appspec.json");
+    let args = ["shop", "functions", "--platform", "lambda", "--alarms", "shop-errors", "--app-spec"];
+    let args = [&args[..], &[file.to_str().unwrap()]].concat();
+    let (status, text) = stage.run(&args).await;
+    assert!(status == 3 && text.contains("takes 15 min to move the traffic, and the plan allows 15 min"), "{text}");
+    let (status, text) = stage.run(&[&args[..], &["--within", "16m"]].concat()).await;
+    // No such function: the next thing that preflight looks for.
+    assert!(status == 3 && text.contains("function shop has no version") && !text.contains("takes 15 min"), "{text}");
 }

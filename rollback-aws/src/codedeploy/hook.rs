@@ -78,8 +78,10 @@ impl Hook {
     /// `Conflict` when the deployment no longer waits for it: it was answered before, or is over.
     pub async fn answer(&self, passed: bool) -> Result<()> {
         let status = if passed { LifecycleEventStatus::Succeeded } else { LifecycleEventStatus::Failed };
-        let mut lost = 0;
+        let mut lost = false;
+        let mut tried = 0;
         loop {
+            tried += 1;
             let call = self.client.put_lifecycle_event_hook_execution_status().deployment_id(&self.deployment);
             let call = call.lifecycle_event_hook_execution_id(&self.execution).status(status.clone());
             // The SDK would repeat it without a word, and its second request is refused where the first one has arrived.
@@ -87,7 +89,7 @@ impl Hook {
             let Err(e) = call.customize().config_override(once).send().await else { return Ok(()) };
             let over = e.as_service_error().is_some_and(|e| e.is_lifecycle_event_already_completed_exception());
             let e = sorted(format_args!("answering a hook of deployment {}", self.deployment), e);
-            if over && lost > 0 {
+            if over && lost {
                 // Nobody else knows its id: what has arrived is ours.
                 return Ok(());
             }
@@ -95,10 +97,10 @@ impl Hook {
                 let why = format!("deployment {} no longer waits for this hook", self.deployment);
                 return Err(Error::new(ErrorKind::Conflict, why).because(e));
             }
-            lost += 1;
-            if lost == TRIES || !matches!(e.kind(), ErrorKind::Unavailable | ErrorKind::Throttled) {
+            if tried == TRIES || !matches!(e.kind(), ErrorKind::Unavailable | ErrorKind::Throttled) {
                 return Err(e);
             }
+            lost |= e.kind() == ErrorKind::Unavailable;
             tokio::time::sleep(PAUSE).await;
         }
     }

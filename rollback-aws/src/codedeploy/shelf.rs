@@ -162,7 +162,7 @@ impl Shelf for aws_sdk_s3::Client {
                     (404, _) => gone("there is no such object, or no such bucket".into()),
                     (405, _) => gone("that version is the mark of its deletion".into()),
                     // A redirection, or a signature for the wrong region.
-                    (300..=399 | 400, Some(region)) => {
+                    (301 | 307 | 400, Some(region)) => {
                         let why = format!("bucket {bucket} is in {region}; give a client of that region as the shelf");
                         Err(Error::new(ErrorKind::Unsupported, why))
                     }

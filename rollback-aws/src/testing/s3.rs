@@ -73,6 +73,18 @@ impl Hands<'_> {
         bucket.put(key, content, "STANDARD", now).id.clone()
     }
 
+    /// The same, where the version was called this.
+    pub fn put_version(&self, bucket: &str, key: &str, version: &str, content: &[u8]) {
+        let made = self.put(bucket, key, content);
+        let mut world = self.0.world();
+        let versions = world.s3.buckets.get_mut(bucket).and_then(|bucket| bucket.objects.get_mut(key));
+        let Some(versions) = versions else { return };
+        versions.retain(|known| known.id != version);
+        for known in versions.iter_mut().filter(|known| known.id == made) {
+            known.id = version.into();
+        }
+    }
+
     /// Somebody deletes an object without naming a version.
     pub fn delete(&self, bucket: &str, key: &str) {
         let now = self.0.clock.now();
