@@ -138,10 +138,6 @@ pub const REGISTER: &[Permission] = &[
     Permission::new("ecs:RegisterTaskDefinition", "register a revision of the task definition"),
 ];
 
-/// To hand a task definition's tags on: registering with tags asks for it where the account enforces tagging
-/// (<https://docs.aws.amazon.com/AmazonECS/latest/developerguide/supported-iam-actions-tagging.html>).
-pub const TAG: Permission = Permission::new("ecs:TagResource", "hand on the tags of the task definition");
-
 impl Service {
     /// The service `cluster/service`, as `shop/checkout`, or its ARN, which ECS deploys in this shape.
     ///
@@ -255,9 +251,7 @@ impl Service {
 
     /// The least that [`register`](Self::register) needs, but for `iam:PassRole` on the task's own roles.
     pub fn registering_policy(&self) -> Policy {
-        let Name { region, partition, .. } = &self.name;
-        let definitions = format!("arn:{partition}:ecs:{region}:*:task-definition/*");
-        self.allowing(REGISTER).and(Policy::new().allow(&[TAG], [definitions]))
+        self.allowing(REGISTER)
     }
 
     /// Permissions on this service; task definitions are not part of it, and lists of tasks are of no resource.

@@ -25,15 +25,14 @@ use rollback_examples::{
 /// misbehaves.
 ///
 /// Where the service waits before each shift of traffic and after the last (PAUSE hooks; --set-pauses sets them), each step is
-/// judged before ECS goes on, and ECS goes back by itself when this tool is gone for too long. Nothing is deployed before the way
-/// back is proved; what --set-pauses, --set-circuit-breaker and --image ask for is done before, unless an earlier run left a
-/// rollout. Credentials and region come from the environment, as every AWS tool takes them; an endpoint on this machine
+/// judged before ECS goes on, and ECS goes back by itself when this tool is gone for too long. Nothing changes before the way
+/// back is proved. Credentials and region come from the environment, as every AWS tool takes them; an endpoint on this machine
 /// gets a placeholder, and never those credentials.
 #[derive(Parser)]
 #[command(name = "ecs-deploy")]
 #[command(
     after_help = "Exit status: 0 promoted or served already, 1 rolled back, 2 bad input, 3 refused before anything \
-    was deployed, 4 stuck, 5 somebody else deployed and it was left alone, 70 internal error, 130 interrupted (run it again to \
+    changed, 4 stuck, 5 somebody else deployed and it was left alone, 70 internal error, 130 interrupted (run it again to \
     resume; meanwhile ECS waits, and goes back when the hook times out)."
 )]
 struct Args {
@@ -151,20 +150,18 @@ async fn run(args: Args) -> Result<Option<Outcome>> {
     let plan = Plan::canary(args.steps.iter().copied(), args.bake)?;
     let account = args.at.account().await?;
     let mut service = Service::open(&account, &args.service).await?;
-    let id = args.id()?;
-    let engine = args.keep.engine().await?;
-    engine.register(args.target(&account, service.clone())?)?;
-    let left = args.keep.left(&engine).await?;
-    // What an earlier run left began with the settings of then.
-    if let (None, Some(settings)) = (Keep::candidate(&left, &id), args.settings()) {
+    if let Some(settings) = args.settings() {
         for lacks in service.lacks(&settings).await? {
             say(&format!("{}: {lacks}; it is set", service.name()));
         }
         service.set(&settings).await?;
         service = Service::open(&account, &args.service).await?.settings(settings);
-        engine.register(args.target(&account, service.clone())?)?;
     }
     say(&format!("ECS deploys {} {}", service.name(), service.shape()));
+    let id = args.id()?;
+    let engine = args.keep.engine().await?;
+    engine.register(args.target(&account, service.clone())?)?;
+    let left = args.keep.left(&engine).await?;
     // What an earlier run left goes on with its own candidate.
     let candidate = match Keep::candidate(&left, &id) {
         Some(candidate) => candidate,

@@ -223,17 +223,8 @@ impl Service {
                 longest.as_secs().div_ceil(60)
             ));
         }
-        let mut ready = ready
+        let ready = ready
             .proved(format!("a pause that nobody answers is rolled back by ECS after {} min", time_out.as_secs() / 60));
-        let over = plan.deadlines().overtime;
-        if longest + over >= time_out {
-            ready = ready.not_provable(format!(
-                "that a bake which cannot be watched for a while is over before ECS goes back: the plan gives it {} min more, \
-                 and the pause times out after {} min",
-                over.as_secs() / 60,
-                time_out.as_secs() / 60
-            ));
-        }
         if plan.steps().iter().any(|step| step.approval.is_some()) && time_out <= plan.deadlines().hold {
             let hours = time_out.as_secs() / 3600;
             return ready.not_provable(format!("that approvals come within {hours} h, after which ECS goes back"));

@@ -8,7 +8,7 @@ use crate::error::sorted;
 
 impl Service {
     /// Registers a revision of the service's task definition with another image in one container, and everything else as it
-    /// is, but for tags that begin with `aws:`: those belong to the stack that made it, and ECS takes them from nobody else. Nothing is deployed by it, and nothing is ever deregistered: the revision that serves is the way back.
+    /// is. Nothing is deployed by it, and nothing is ever deregistered: the revision that serves is the way back.
     ///
     /// # Errors
     /// `NotFound` when the task definition has no such container.
@@ -23,8 +23,6 @@ impl Service {
             let why = format!("there is no task definition {serves}, which service {} names", self.name);
             return Err(Error::new(ErrorKind::NotFound, why));
         };
-        let tags: Vec<_> =
-            tags.into_iter().filter(|tag| !tag.key().is_some_and(|key| key.starts_with("aws:"))).collect();
         let mut containers = known.container_definitions.take().unwrap_or_default();
         let names: Vec<&str> = containers.iter().filter_map(|it| it.name()).collect();
         let Some(at) = names.iter().position(|name| *name == container) else {

@@ -26,12 +26,8 @@ use crate::error::sorted;
 pub struct Settings {
     breaker: bool,
     alarms: Vec<String>,
-    /// In minutes, as ECS has it.
-    pauses: Option<u32>,
+    pauses: Option<Duration>,
 }
-
-/// The most minutes that a pause hook waits (API reference, `DeploymentLifecycleHookTimeoutConfiguration`).
-const LONGEST_PAUSE: u32 = 14 * 24 * 60;
 
 impl Settings {
     /// Nothing in particular.
@@ -54,23 +50,13 @@ impl Settings {
     }
 
     /// PAUSE hooks before each shift of traffic and after the last ([`Shape::paused`]), after which ECS goes back when nobody
-    /// answers within this time, in whole minutes rounded up: 1 minute to 14 days, longer than the longest bake of a plan.
+    /// answers within this time: 1 minute to 14 days, longer than the longest bake of a plan.
     ///
     /// A deployment by another tool waits at them as well, for somebody to answer.
     #[must_use]
-    pub fn pauses(mut self, time_out: Duration) -> Self {
-        self.pauses = Some(u32::try_from(time_out.as_millis().div_ceil(60_000)).unwrap_or(u32::MAX));
+    pub const fn pauses(mut self, time_out: Duration) -> Self {
+        self.pauses = Some(time_out);
         self
-    }
-
-    /// Why ECS would not take this.
-    fn check(&self) -> Result<()> {
-        match self.pauses {
-            Some(minutes) if !(1..=LONGEST_PAUSE).contains(&minutes) => Err(Error::invalid(format!(
-                "pauses of {minutes} min are more or less than ECS takes; 1 to {LONGEST_PAUSE} min are accepted, which are 14 days"
-            ))),
-            _ => Ok(()),
-        }
     }
 
     /// What a service lacks of this.
@@ -89,8 +75,7 @@ impl Settings {
             let wanted = self.alarms.join(", ");
             lacks.push(Note::new(format!("its deployment alarms are not {wanted}, on and rolling back")));
         }
-        if let Some(minutes) = self.pauses {
-            let time_out = Duration::from_secs(60 * u64::from(minutes));
+        if let Some(time_out) = self.pauses {
             let hooks = config.map(DeploymentConfiguration::lifecycle_hooks).unwrap_or_default();
             let ours = |hook: &&aws_sdk_ecs::types::DeploymentLifecycleHook| {
                 is_pause(hook) && hook.lifecycle_stages().iter().any(|stage| STAGES.contains(stage))
@@ -98,7 +83,8 @@ impl Settings {
             let good = hooks.iter().filter(ours).all(|hook| patience(hook) == (time_out, true));
             if !Shape::of(config).is_paused() || !good {
                 lacks.push(Note::new(format!(
-                    "it does not wait before each shift and after the last, for {minutes} min and with a rollback after that"
+                    "it does not wait before each shift and after the last, for {} min and with a rollback after that",
+                    time_out.as_secs() / 60
                 )));
             }
         }
@@ -120,7 +106,7 @@ impl Settings {
             let alarms = alarms.enable(true).rollback(true).build();
             config.alarms = Some(alarms.map_err(|e| Error::invalid("the deployment alarms cannot be set").because(e))?);
         }
-        if let Some(minutes) = self.pauses {
+        if let Some(time_out) = self.pauses {
             if Shape::of(Some(&config)).is_rolling() {
                 let why = "a rolling update shifts no traffic, so there is nothing to pause before; give the service the \
                            strategy BLUE_GREEN, CANARY or LINEAR";
@@ -131,7 +117,7 @@ impl Settings {
                 known.lifecycle_stages.get_or_insert_default().retain(|stage| !STAGES.contains(stage));
             }
             hooks.retain(|hook| !hook.lifecycle_stages().is_empty());
-            hooks.push(hook(i32::try_from(minutes).unwrap_or(i32::MAX)));
+            hooks.push(hook(time_out));
             config.lifecycle_hooks = Some(hooks);
         }
         Ok(config)
@@ -151,9 +137,8 @@ impl Service {
     /// that is on its way keeps what it began with.
     ///
     /// # Errors
-    /// `Unsupported` for pauses of a rolling update; `Invalid` for pauses that are out of range, and for what ECS refuses.
+    /// `Unsupported` for pauses of a rolling update; `Invalid` for what ECS refuses.
     pub async fn set(&self, settings: &Settings) -> Result<()> {
-        settings.check()?;
         let service = self.described().await?;
         self.refuse_others(&service)?;
         // Whole, as it is not documented whether what is left out stays.

@@ -135,17 +135,11 @@ impl Room {
             return Err(client("Container list cannot be empty."));
         }
         let mut members = body.as_object().cloned().unwrap_or_default();
-        let tags = members.remove("tags").unwrap_or_else(|| json!([]));
-        let keys = tags.as_array().into_iter().flatten().filter_map(|tag| tag["key"].as_str());
-        if keys.into_iter().any(|key| key.starts_with("aws:")) {
-            return Err(invalid("Tag keys cannot begin with aws:, which is reserved for AWS."));
-        }
-        let made = self.add(&family, members, now);
-        made.tags = tags.clone();
-        Ok(json!({ "taskDefinition": made.describe(), "tags": tags }))
+        members.remove("tags");
+        Ok(json!({ "taskDefinition": self.add(&family, members, now).describe() }))
     }
 
-    fn add(&mut self, family: &str, body: Map<String, Value>, now: Timestamp) -> &mut TaskDefinition {
+    fn add(&mut self, family: &str, body: Map<String, Value>, now: Timestamp) -> &TaskDefinition {
         let arn = self.arn("task-definition", family);
         let revisions = self.families.entry(family.into()).or_default();
         let revision = revisions.len() as u64 + 1;
@@ -156,9 +150,8 @@ impl Room {
             inactive: false,
             registered: now,
             body,
-            tags: json!([]),
         });
-        revisions.last_mut().expect("one was pushed")
+        &revisions[revisions.len() - 1]
     }
 
     fn deregister(&mut self, body: &Value) -> Answer {
@@ -173,7 +166,7 @@ impl Room {
     fn describe_task_definition(&self, body: &Value) -> Answer {
         let name = text(body, "taskDefinition").unwrap_or_default();
         let found = self.task_definition(name).ok_or_else(|| client("Unable to describe task definition."))?;
-        Ok(json!({ "taskDefinition": found.describe(), "tags": found.tags }))
+        Ok(json!({ "taskDefinition": found.describe(), "tags": [] }))
     }
 
     /// By `family`, which is its latest active revision, by `family:revision`, or by ARN.

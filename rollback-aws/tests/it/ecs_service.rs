@@ -371,38 +371,6 @@ async fn a_shape_or_time_outs_that_do_not_fit_the_plan_are_refused() {
     fleet.aws.ecs().configure(SHOP.0, SHOP.1, &json!({ "lifecycleHooks": hooks }));
     let why = refused(&prove(&fleet, &fleet.service(), "checkout:2", &steps()).await);
     assert!(why.contains("set its time-out action to ROLLBACK"), "{why}");
-    // A bake that cannot be watched takes longer than it says.
-    let fleet = Fleet::canary();
-    let found = prove(&fleet, &fleet.service(), "checkout:2", &steps()).await;
-    let words = "the plan gives it 60 min more, and the pause times out after 60 min";
-    assert!(found.not_provable.iter().any(|it| it.as_str().contains(words)), "{found:?}");
-}
-
-#[tokio::test(start_paused = true)]
-async fn pauses_are_whole_minutes_that_ecs_takes() {
-    let fleet = Fleet::of(Shape::blue_green(), json!({ "strategy": "BLUE_GREEN" }));
-    let service = fleet.service();
-    for odd in [Duration::ZERO, Duration::from_secs(14 * 24 * 3600 + 1)] {
-        let e = service.set(&Settings::new().pauses(odd)).await.expect_err("out of range");
-        assert!(e.kind() == ErrorKind::Invalid && e.to_string().contains("1 to 20160 min"), "{e}");
-    }
-    let wanted = Settings::new().pauses(Duration::from_secs(90));
-    service.set(&wanted).await.unwrap();
-    assert_eq!(service.lacks(&wanted).await.unwrap(), []);
-    let shorter = service.lacks(&Settings::new().pauses(Duration::from_secs(60))).await.unwrap();
-    assert!(shorter[0].as_str().contains("for 1 min"), "{shorter:?}");
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_task_definition_that_a_stack_made_is_registered_without_the_stacks_tags() {
-    let fleet = Fleet::canary();
-    fleet.aws.ecs().tag("checkout:1", "aws:cloudformation:stack-name", "shop");
-    fleet.aws.ecs().tag("checkout:1", "team", "checkout");
-    let made = fleet.service().register("checkout", "registry.example/checkout:3").await.unwrap();
-    let call = fleet.aws.account().ecs().describe_task_definition().task_definition(made.id.as_str());
-    let said = call.include(aws_sdk_ecs::types::TaskDefinitionField::Tags).send().await.unwrap();
-    let tags: Vec<_> = said.tags().iter().filter_map(|tag| tag.key().zip(tag.value())).collect();
-    assert_eq!(tags, [("team", "checkout")]);
 }
 
 #[tokio::test(start_paused = true)]

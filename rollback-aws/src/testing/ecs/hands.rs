@@ -118,19 +118,6 @@ impl Hands<'_> {
         })
     }
 
-    /// AWS itself tags it, as CloudFormation does what its stacks make.
-    ///
-    /// # Panics
-    /// When it is not there.
-    pub fn tag(&self, task_definition: &str, key: &str, value: &str) {
-        self.with(|world, _| {
-            let (family, revision) = task_definition.split_once(':').expect("family:revision");
-            let revisions = world.ecs.families.get_mut(family).expect("it is there");
-            let found = revisions.iter_mut().find(|it| it.revision.to_string() == revision).expect("it is there");
-            found.tags.as_array_mut().expect("a list").push(json!({ "key": key, "value": value }));
-        });
-    }
-
     /// Somebody deregisters it.
     ///
     /// # Panics

@@ -21,7 +21,6 @@ pub(super) struct TaskDefinition {
     pub(super) registered: Timestamp,
     /// As it was registered.
     pub(super) body: Map<String, Value>,
-    pub(super) tags: Value,
 }
 
 /// How tasks of a task definition end, if they do not run.
