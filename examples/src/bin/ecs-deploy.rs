@@ -92,15 +92,15 @@ struct Watch {
 
 impl Args {
     /// What the service is to be set to first.
-    fn settings(&self) -> Option<Settings> {
+    fn settings(&self) -> Result<Option<Settings>> {
         let mut settings = Settings::new();
         if let Some(time_out) = self.set_pauses {
-            settings = settings.pauses(time_out);
+            settings = settings.pauses(time_out)?;
         }
         if self.set_circuit_breaker {
             settings = settings.circuit_breaker();
         }
-        (settings != Settings::new()).then_some(settings)
+        Ok((settings != Settings::new()).then_some(settings))
     }
 
     fn target(&self, account: &Account, service: Service) -> Result<Target> {
@@ -136,7 +136,7 @@ async fn policy(args: &Args) -> Result<String> {
     let account = args.at.account().await?;
     let service = Service::new(&account, &args.service, rollback_aws::ecs::Shape::rolling())?;
     let mut policy = service.policy().and(Policy::new().allow(LOOK, ["*"]));
-    if args.settings().is_some() {
+    if args.settings()?.is_some() {
         policy = policy.and(service.settings_policy());
     }
     if args.what.image.is_some() {
@@ -149,7 +149,7 @@ async fn run(args: Args) -> Result<Option<Outcome>> {
     let plan = Plan::canary(args.steps.iter().copied(), args.bake)?;
     let account = args.at.account().await?;
     let mut service = Service::open(&account, &args.service).await?;
-    if let Some(settings) = args.settings() {
+    if let Some(settings) = args.settings()? {
         for lacks in service.lacks(&settings).await? {
             say(&format!("{}: {lacks}; it is set", service.name()));
         }

@@ -376,7 +376,7 @@ async fn a_shape_or_time_outs_that_do_not_fit_the_plan_are_refused() {
 #[tokio::test(start_paused = true)]
 async fn settings_are_checked_and_on_request_set_and_the_rest_stays() {
     let fleet = Fleet::of(Shape::blue_green(), json!({ "strategy": "BLUE_GREEN", "bakeTimeInMinutes": 7 }));
-    let wanted = Settings::new().circuit_breaker().alarms(["errors"]).pauses(Duration::from_secs(1800));
+    let wanted = Settings::new().circuit_breaker().alarms(["errors"]).pauses(Duration::from_secs(1800)).unwrap();
     let service = fleet.service().settings(wanted.clone());
     let found = prove(&fleet, &service, "checkout:2", &all_at_once()).await;
     assert_eq!(found.refused.len(), 3, "{found:?}");
@@ -406,6 +406,26 @@ async fn settings_are_checked_and_on_request_set_and_the_rest_stays() {
 
     let e = Fleet::rolling().service().set(&wanted).await.unwrap_err();
     assert_eq!(e.kind(), ErrorKind::Unsupported);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_of_no_whole_minutes_is_rounded_up_and_found_to_be_set() {
+    let fleet = Fleet::of(Shape::blue_green(), json!({ "strategy": "BLUE_GREEN" }));
+    for (asked, minutes) in [(90_000, 2), (60_001, 2), (60_000, 1), (1, 1)] {
+        let wanted = Settings::new().pauses(Duration::from_millis(asked)).unwrap();
+        fleet.service().set(&wanted).await.unwrap();
+        assert_eq!(fleet.service().lacks(&wanted).await.unwrap(), [], "{asked} ms");
+        let ecs = fleet.aws.account().ecs();
+        let said = ecs.describe_services().cluster(SHOP.0).services(SHOP.1).send().await.unwrap();
+        let hooks = said.services()[0].deployment_configuration().unwrap().lifecycle_hooks().to_vec();
+        let set = hooks[0].timeout_configuration().unwrap().timeout_in_minutes();
+        assert_eq!((hooks.len(), set), (1, Some(minutes)), "{asked} ms");
+    }
+    for never in [Duration::ZERO, Duration::from_millis(20_160 * 60_000 + 1), Duration::MAX] {
+        let e = Settings::new().pauses(never).unwrap_err();
+        assert_eq!((e.kind(), e.to_string().contains("1 min to 336 h")), (ErrorKind::Invalid, true), "{e}");
+    }
+    Settings::new().pauses(Duration::from_secs(20_160 * 60)).unwrap();
 }
 
 #[tokio::test(start_paused = true)]
