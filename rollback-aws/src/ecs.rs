@@ -131,11 +131,15 @@ pub const ROLLOUT: &[Permission] = &[
 /// What [`Service::set`] calls.
 pub const SET: &[Permission] = &[GET_SERVICE, UPDATE];
 
+/// To register a revision with the tags of the one before: asked for beside the registering when there are any.
+pub const TAG: Permission = Permission::new("ecs:TagResource", "give a task definition its tags");
+
 /// What [`Service::register`] calls; a task's roles must be passed as well (`iam:PassRole`).
 pub const REGISTER: &[Permission] = &[
     GET_SERVICE,
     GET_TASK_DEFINITION,
     Permission::new("ecs:RegisterTaskDefinition", "register a revision of the task definition"),
+    TAG,
 ];
 
 impl Service {
@@ -256,10 +260,18 @@ impl Service {
 
     /// Permissions on this service; task definitions are not part of it, and lists of tasks are of no resource.
     fn allowing(&self, permissions: &[Permission]) -> Policy {
-        let (anywhere, here): (Vec<Permission>, Vec<Permission>) =
-            permissions.iter().partition(|it| it.action.ends_with("TaskDefinition") || **it == LIST_TASKS);
-        let policy = Policy::new().allow(&here, self.name.resources());
-        if anywhere.is_empty() { policy } else { policy.allow(&anywhere, ["*"]) }
+        let (anywhere, here): (Vec<Permission>, Vec<Permission>) = permissions
+            .iter()
+            .filter(|it| **it != TAG)
+            .partition(|it| it.action.ends_with("TaskDefinition") || **it == LIST_TASKS);
+        let mut policy = Policy::new().allow(&here, self.name.resources());
+        if !anywhere.is_empty() {
+            policy = policy.allow(&anywhere, ["*"]);
+        }
+        if permissions.contains(&TAG) {
+            policy = policy.allow(&[TAG], [self.name.task_definitions()]);
+        }
+        policy
     }
 
     async fn described(&self) -> Result<Described> {

@@ -98,6 +98,7 @@ impl Called {
     pub(super) fn needs(&self, request: &Request<Bytes>) -> Vec<String> {
         match (self.service, self.operation.as_str()) {
             (Service::DynamoDb, "TransactWriteItems") => dynamodb::needs(request),
+            (Service::Ecs, _) => ecs::needs(self, request),
             (Service::S3, operation) => vec![s3::needs(operation, request)],
             _ => vec![self.action()],
         }

@@ -3,8 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use aws_sdk_ecs::types::TaskDefinitionField;
 use rollback_aws::{
-    ecs::{ROLLOUT, Service, Settings, Shape},
+    ecs::{REGISTER, ROLLOUT, Service, Settings, Shape},
     testing::{
         Refusal, Simulator,
         ecs::{Setup, Time},
@@ -426,6 +427,42 @@ async fn a_pause_of_no_whole_minutes_is_rounded_up_and_found_to_be_set() {
         assert_eq!((e.kind(), e.to_string().contains("1 min to 336 h")), (ErrorKind::Invalid, true), "{e}");
     }
     Settings::new().pauses(Duration::from_secs(20_160 * 60)).unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_image_is_registered_with_all_the_rest_and_the_tags_but_those_of_aws() {
+    let fleet = Fleet::canary();
+    let (aws, service) = (&fleet.aws, fleet.service());
+    for (key, value) in
+        [("aws:cloudformation:stack-name", "shop"), ("team", "checkout"), ("AWS:other", "x"), ("awsome", "aws-ish")]
+    {
+        aws.ecs().tag("checkout:1", key, value);
+    }
+    for action in REGISTER {
+        aws.deny(action.action);
+        let e = service.register("checkout", "registry.example/checkout:new").await.unwrap_err();
+        assert_eq!((e.kind(), e.to_string().contains(action.action)), (ErrorKind::Denied, true), "{e}");
+        assert!(service.registering_policy().to_string().contains(action.action));
+        aws.allow(action.action);
+    }
+    let made = service.register("checkout", "registry.example/checkout:new").await.unwrap();
+    let ecs = aws.account().ecs();
+    let read = async |name: &str| {
+        let call = ecs.describe_task_definition().task_definition(name).include(TaskDefinitionField::Tags);
+        call.send().await.unwrap()
+    };
+    let (old, new) = (read("checkout:1").await, read(made.id.as_str()).await);
+    let tags: Vec<_> = new.tags().iter().map(|it| (it.key().unwrap(), it.value().unwrap())).collect();
+    assert_eq!(tags, [("team", "checkout"), ("awsome", "aws-ish")]);
+    let (old, new) = (old.task_definition().unwrap(), new.task_definition().unwrap());
+    assert_eq!((new.family(), new.network_mode()), (old.family(), old.network_mode()));
+    let (old, new) = (&old.container_definitions()[0], &new.container_definitions()[0]);
+    assert_eq!(new.image(), Some("registry.example/checkout:new"));
+    assert_eq!((new.name(), new.port_mappings()), (old.name(), old.port_mappings()));
+    assert_eq!(aws.ecs().deployments(SHOP.0, SHOP.1).len(), 1, "registering deploys nothing");
+
+    let e = service.register("web", "registry.example/web").await.unwrap_err();
+    assert!(e.to_string().contains("has no container web; it has checkout"), "{e}");
 }
 
 #[tokio::test(start_paused = true)]
