@@ -19,7 +19,7 @@ use rollback_core::{
     engine::{Engine, NewRollout, Outcome as Ended, Target},
     gate::Policy,
     model::{Change, Goal, Progress, Revision, Serves, Weight},
-    plan::Plan,
+    plan::{Deadlines, Plan},
     state::State,
     store::Memory,
     testing::{
@@ -354,6 +354,20 @@ async fn a_shape_or_time_outs_that_do_not_fit_the_plan_are_refused() {
     let long = Plan::canary([10, 100], Duration::from_secs(3700)).unwrap();
     let why = refused(&prove(&fleet, &fleet.service(), "checkout:2", &long).await);
     assert!(why.contains("times out after 60 min, in the middle of a bake of 62 min"), "{why}");
+    // What a bake may take is more than its time: evidence is behind, and overtime is allowed.
+    for (bake, overtime, refused_, open) in [
+        (3600 - 120, 1, true, false),
+        (3600 - 121, 1, false, false),
+        (1800, 1800, false, true),
+        (1800, 1799, false, false),
+    ] {
+        let deadlines = Deadlines { overtime: Duration::from_secs(overtime), ..Deadlines::default() };
+        let plan = Plan::canary([10, 100], Duration::from_secs(bake)).unwrap().with_deadlines(deadlines).unwrap();
+        let found = prove(&fleet, &fleet.service(), "checkout:2", &plan).await;
+        assert_eq!(refused(&found).contains("in the middle of a bake"), refused_, "{bake} s: {found:?}");
+        let told = found.not_provable.iter().any(|it| it.as_str().contains("that each bake is judged within 60 min"));
+        assert_eq!(told, open, "{bake} s and {overtime} s: {found:?}");
+    }
     for (config, words) in [
         (
             json!({ "canaryConfiguration": { "canaryPercent": 10.0, "canaryBakeTimeInMinutes": 30 } }),
