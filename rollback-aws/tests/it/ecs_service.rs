@@ -20,7 +20,7 @@ use rollback_core::{
     gate::Policy,
     model::{Change, Goal, Progress, Revision, Serves, Weight},
     plan::{Deadlines, Plan},
-    state::State,
+    state::{State, Versions},
     store::Memory,
     testing::{
         backend::{self, Bench, Driver, Outcome},
@@ -124,7 +124,8 @@ impl Bench for Fleet {
     }
 
     async fn connect(&self) -> Arc<dyn DeploymentBackend> {
-        Arc::new(self.service())
+        // What is promised of late calls is promised for any settle time: a short one makes the sweeps quick.
+        Arc::new(self.service().settle(Duration::from_secs(60)))
     }
 
     fn candidate(&self) -> Revision {
@@ -589,6 +590,37 @@ async fn a_driver_that_is_too_late_changes_nothing() {
     let back = driver.save(Goal::Baseline, &version);
     assert_eq!(driver.send(&back).await.unwrap_err().kind(), ErrorKind::Conflict);
     assert_eq!(fleet.aws.ecs().deployments(SHOP.0, SHOP.1).len(), deployments);
+}
+
+/// Longer than the SDK tries: a request that is lost on the way back is not waited out for five minutes.
+#[tokio::test(start_paused = true)]
+async fn a_way_back_that_nobody_hears_is_asked_for_again_until_somebody_does() {
+    for (waits, call) in [(0, "ecs:StopServiceDeployment"), (120, "ecs:ContinueServiceDeployment")] {
+        for trouble in [Trouble::LoseRequest, Trouble::LoseAnswer] {
+            let fleet = Fleet::canary();
+            let mut driver = Driver::new(&fleet).await;
+            driver.backend = Arc::new(fleet.service());
+            driver.drive(Goal::Split(10.try_into().unwrap())).await;
+            tokio::time::sleep(Duration::from_secs(waits)).await;
+            let version = driver.look(Goal::Baseline).await.version;
+            let attempt = driver.save(Goal::Baseline, &version);
+            let tries = fleet.aws.calls().get(call).copied().unwrap_or_default();
+            fleet.aws.fault(Fault::of(call, trouble.clone()).times(7));
+            let began = fleet.aws.clock().now();
+            // A repetition of what landed is refused, which is as good.
+            let sent = driver.send(&attempt).await;
+            assert!(sent.as_ref().map_or_else(|e| e.kind() == ErrorKind::Conflict, |()| true), "{call}: {sent:?}");
+            let took = fleet.aws.clock().now().duration_since(began).as_secs();
+            assert!(took < 150, "{trouble:?} of {call}: {took} s");
+            assert!(fleet.aws.calls()[call] > tries + 3, "no more than the SDK's own tries");
+            let status = fleet.aws.ecs().last(SHOP.0, SHOP.1).unwrap().status;
+            assert!(status.starts_with("ROLLBACK_"), "{trouble:?} of {call}: {status}");
+        }
+    }
+    let Versions::Unchecked { settle } = Fleet::canary().service().capabilities().versions else {
+        panic!("ECS checks no versions")
+    };
+    assert_eq!(settle, Duration::from_secs(300), "as long as AWS takes a signed request");
 }
 
 /// ECS's alarm rollback and our gate, in either order and at once.
