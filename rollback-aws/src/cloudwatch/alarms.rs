@@ -159,7 +159,7 @@ impl Alarms {
     }
 
     /// Which of these are not there or not quiet now, and why.
-    #[cfg(feature = "ecs")]
+    #[cfg(any(feature = "ecs", feature = "cloudformation"))]
     pub(crate) async fn unfit(&self, names: &[String]) -> Result<Vec<(String, String)>> {
         let mut unfit = Vec::new();
         for (name, read) in names.iter().zip(self.read_now(names).await) {
