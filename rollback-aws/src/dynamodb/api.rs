@@ -468,7 +468,7 @@ fn is_conflict(code: Option<&str>) -> bool {
 /// The clause that removes questions by their numbers, and the names in it.
 fn removal(old: &[u64]) -> (String, HashMap<String, String>) {
     if old.is_empty() {
-        return Default::default();
+        return (String::new(), HashMap::new());
     }
     let paths: Vec<String> = (0..old.len()).map(|at| format!("requests.#old{at}")).collect();
     let names = old.iter().enumerate().map(|(at, number)| (format!("#old{at}"), number.to_string())).collect();

@@ -125,8 +125,8 @@ impl Hands<'_> {
     pub fn tag(&self, task_definition: &str, key: &str, value: &str) {
         self.with(|world, _| {
             let arn = world.ecs.task_definition(task_definition).map(|it| it.arn.clone());
-            let all = world.ecs.families.values_mut().flatten();
-            let found = all.into_iter().find(|it| Some(&it.arn) == arn.as_ref());
+            let mut all = world.ecs.families.values_mut().flatten();
+            let found = all.find(|it| Some(&it.arn) == arn.as_ref());
             let tags = &mut found.expect("it was registered").tags;
             tags.as_array_mut().expect("it is a list").push(json!({ "key": key, "value": value }));
         });
