@@ -343,6 +343,8 @@ async fn a_rollback_trigger_that_would_undo_the_update_is_refused_before_it() {
     let watched = Triggers::new().alarm(here("errors")).unwrap();
     let ended = { start(&shop, shop.stack().triggers(watched), Gate::Good).await }.finished().await;
     assert_eq!(ended.rollout.state, State::Promoted, "{ended}");
+    let next = shop.stack().revision(&Update::same_template().parameter("Image", "v3")).await.unwrap();
+    let shop = Shop { candidate: next, ..shop };
     shop.aws.alarm_at("errors", shop.aws.clock().now());
     tokio::time::sleep(Duration::from_secs(1)).await;
     let alarms = rollback_aws::cloudwatch::Alarms::new(&shop.aws.account());
