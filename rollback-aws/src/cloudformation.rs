@@ -87,6 +87,8 @@ pub struct Stack {
     client: Client,
     name: String,
     triggers: Option<Triggers>,
+    #[cfg(feature = "cloudwatch")]
+    alarms: Option<crate::cloudwatch::Alarms>,
     baseline_at: Option<String>,
     settle: Duration,
     /// The digest of the template that this version of the stack has: a template may have a megabyte, and is looked at often.
@@ -141,6 +143,8 @@ impl Stack {
             client,
             name: name.into(),
             triggers: None,
+            #[cfg(feature = "cloudwatch")]
+            alarms: None,
             baseline_at: None,
             settle: SETTLE,
             template: Arc::default(),
@@ -151,6 +155,16 @@ impl Stack {
     #[must_use]
     pub fn triggers(mut self, triggers: Triggers) -> Self {
         self.triggers = Some(triggers);
+        self
+    }
+
+    /// Preflight looks at the rollback triggers here, those that are set and else those that the stack has: one that is not
+    /// there makes every update fail, and one that fires undoes it. Needs
+    /// [`DescribeAlarms`](crate::cloudwatch::LOOK).
+    #[cfg(feature = "cloudwatch")]
+    #[must_use]
+    pub fn alarms(mut self, alarms: &crate::cloudwatch::Alarms) -> Self {
+        self.alarms = Some(alarms.clone());
         self
     }
 
@@ -378,7 +392,8 @@ struct Seen {
     parameters: BTreeMap<String, String>,
     tags: BTreeMap<String, String>,
     capabilities: Vec<String>,
-    triggers: usize,
+    /// The ARNs of the rollback triggers.
+    triggers: Vec<String>,
     monitoring: i32,
     root: Option<String>,
     drift: Option<String>,
@@ -404,7 +419,11 @@ impl Seen {
                 .collect(),
             tags: stack.tags().iter().map(|it| (text(it.key()), text(it.value()))).collect(),
             capabilities: stack.capabilities().iter().map(|it| it.as_str().to_owned()).collect(),
-            triggers: watched.map_or(0, |it| it.rollback_triggers().len()),
+            triggers: watched
+                .map_or(&[][..], RollbackConfiguration::rollback_triggers)
+                .iter()
+                .filter_map(|it| it.arn().map(Into::into))
+                .collect(),
             monitoring: watched.and_then(RollbackConfiguration::monitoring_time_in_minutes).unwrap_or_default(),
             root: stack.root_id().or_else(|| stack.parent_id()).map(Into::into),
             drift: stack
@@ -416,7 +435,7 @@ impl Seen {
 
     /// Whether an update of it may be undone by an alarm, or waits after its last resource.
     const fn is_watched(&self) -> bool {
-        self.triggers > 0 || self.monitoring > 0
+        !self.triggers.is_empty() || self.monitoring > 0
     }
 }
 
@@ -504,7 +523,7 @@ impl DeploymentBackend for Stack {
         let mut not_restored = Vec::new();
         if goal == Goal::Baseline && progress == Progress::Reached {
             let had = Spec::of(&change.baseline)?.triggers;
-            if had > 0 && seen.triggers == 0 {
+            if had > 0 && seen.triggers.is_empty() {
                 not_restored.push(Note::new(format!(
                     "the {had} rollback triggers of stack {}, which were taken off so that they do not undo the way back; \
                      the next update can set them",

@@ -4,7 +4,7 @@
 //! | word | here |
 //! |---|---|
 //! | target | a stage, [`Stage`] |
-//! | revision | what each source action takes, as `Source=4f5e6d7`; [`Stage::revision`] makes one |
+//! | revision | what each source action takes, as `Source=` and a commit's full id; [`Stage::revision`] makes one |
 //! | version | the newest execution, and what the stage has; **not checked** by CodePipeline |
 //! | the nonce is written | as the `clientRequestToken` of an execution that is started, and as the reason of one that is stopped |
 //! | weights | none: the stage deploys as its actions do |
@@ -60,7 +60,7 @@ use crate::{
 ///
 /// let stage = Stage::new(&Account::from_env().await?, "checkout", "Prod")?;
 /// println!("{}", stage.policy());
-/// let candidate = stage.revision([Source::commit("App", "4f5e6d7c8b9a")])?;
+/// let candidate = stage.revision([Source::commit("App", "4f5e6d7c8b9a0f1e2d3c4b5a69788796a5b4c3d2")])?;
 /// # Ok(())
 /// # }
 /// ```
@@ -85,9 +85,10 @@ pub struct Source {
 }
 
 impl Source {
-    /// This commit, by its full id: of CodeCommit, GitHub and others.
+    /// This commit, of CodeCommit, GitHub and others: by its full id of 40 hexadecimal digits, or of 64 where Git names
+    /// commits by SHA-256. An execution tells the full one, so by an abbreviated one it would not be known again.
     pub fn commit(action: impl Into<String>, id: impl Into<String>) -> Self {
-        Self { action: action.into(), kind: "COMMIT_ID", value: id.into() }
+        Self { action: action.into(), kind: COMMIT, value: id.into().to_ascii_lowercase() }
     }
 
     /// The image with this digest, of ECR.
@@ -119,6 +120,8 @@ pub const ROLL_BACK: Permission = Permission::new("codepipeline:RollbackStage", 
 /// What a rollout of a stage calls.
 pub const ROLLOUT: &[Permission] = &[STATE, LIST, PIPELINE, EXECUTION, START, STOP, ROLL_BACK];
 
+/// The type of a source that is a commit.
+const COMMIT: &str = "COMMIT_ID";
 /// A signed request is taken for five minutes, and not after that
 /// (<https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv.html>).
 const SETTLE: Duration = Duration::from_secs(300);
@@ -153,7 +156,7 @@ impl Stage {
     /// The revision of these sources. Name each source action of the pipeline: what is not named would be whatever is newest.
     ///
     /// # Errors
-    /// `Invalid` when there are none, or two for one action, or one is empty.
+    /// `Invalid` when there are none, or two for one action, or one is empty, or a commit's id is not a full one.
     pub fn revision(&self, sources: impl IntoIterator<Item = Source>) -> Result<Revision> {
         let (mut values, mut types) = (BTreeMap::new(), BTreeMap::new());
         for Source { action, kind, value } in sources {
@@ -161,6 +164,13 @@ impl Stage {
             if value.is_empty() || value.chars().any(char::is_control) {
                 return Err(Error::invalid(format!(
                     "source action {action} is to take {value:?}, which is no revision"
+                )));
+            }
+            let hex = value.bytes().all(|digit| digit.is_ascii_hexdigit());
+            if kind == COMMIT && !(hex && matches!(value.len(), 40 | 64)) {
+                return Err(Error::invalid(format!(
+                    "source action {action} is to take commit {value:?}; the full id is accepted, 40 or 64 hexadecimal digits, \
+                     as git rev-parse tells it"
                 )));
             }
             types.insert(action.clone(), kind.to_owned());
@@ -254,7 +264,7 @@ impl Stage {
         match effect {
             Effect::Start => {
                 let source = |(action, value): (&String, &String)| {
-                    let kind = candidate.types.get(action).map_or("COMMIT_ID", String::as_str);
+                    let kind = candidate.types.get(action).map_or(COMMIT, String::as_str);
                     let it = SourceRevisionOverride::builder().action_name(action).revision_value(value);
                     it.revision_type(SourceRevisionType::from(kind)).build()
                 };

@@ -11,7 +11,7 @@ mod api;
 mod item;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -78,6 +78,8 @@ pub struct Store {
     api: Arc<Api>,
     keep: usize,
     driving: Arc<Mutex<HashMap<DriverId, Driving>>>,
+    /// The names of items that could not be read, and were told of.
+    odd: Arc<Mutex<HashSet<String>>>,
 }
 
 /// What a driver that beats here has to look for.
@@ -124,7 +126,7 @@ impl Store {
     /// As [`Self::new`].
     pub fn with_client(client: Client, table: &str) -> Result<Self> {
         is_table_name(table)?;
-        Ok(Self { api: Arc::new(Api::new(client, table)), keep: 10, driving: Arc::default() })
+        Ok(Self { api: Arc::new(Api::new(client, table)), keep: 10, driving: Arc::default(), odd: Arc::default() })
     }
 
     /// Keeps so many finished records of a target, 1 to 500, and whatever happens its last promoted one and the open one. The
@@ -347,6 +349,7 @@ impl Store {
             (true, false) => {
                 let open = self.lock_of(&target).await?.filter(|open| open.id == id).ok_or(Lost::Race)?;
                 kept.asked = open.asked.max(kept.record.heard);
+                kept.answered = open.nonces().map(Into::into).collect();
                 // So that numbers go on where they were should it be opened again.
                 let unasked = ours.and(Given::is("asked", number(open.asked)));
                 actions.push(Action::delete(Role::Lock, &Key::open(&target)).only_if(unasked));
@@ -355,7 +358,10 @@ impl Store {
                 kept.asked = old.kept.asked.max(kept.record.heard);
                 actions.push(Action::put(Role::Open, Open::new(&kept).to_item()).only_if(Given::absent()));
             }
-            (false, false) => kept.asked = old.kept.asked.max(kept.record.heard),
+            (false, false) => {
+                kept.asked = old.kept.asked.max(kept.record.heard);
+                kept.answered.clone_from(&old.kept.answered);
+            }
             (true, true) => {}
         }
         let (item, parts) = kept.to_items()?;
@@ -388,20 +394,23 @@ impl Store {
     async fn try_ask(&self, id: &RolloutId, request: &str, nonce: &str) -> Tried<Option<DriverId>> {
         let shown = self.shown(id).await?.ok_or_else(|| unknown(id))?;
         if !shown.kept.is_open() {
-            return Err(over(id).into());
+            // The first try may have been heard, and have ended it.
+            return if shown.kept.answered.iter().any(|known| known == nonce) {
+                Ok(None)
+            } else {
+                Err(over(id).into())
+            };
         }
         let target = &shown.kept.record.subject;
         let open = self.lock_of(target).await?.filter(|open| open.id == *id).ok_or(Lost::Race)?;
-        if open.requests.iter().any(|question| question.nonce == nonce) {
+        if open.knows(nonce) {
             return Ok(open.driver);
         }
         // A record may have heard more than was asked here, when it came from another store.
         let heard = shown.kept.record.heard;
         let number = open.asked.max(heard) + 1;
         let question = Question { number, nonce: nonce.into(), text: request.into() };
-        let forgotten = open.requests.iter().map(|question| question.number).filter(|number| *number <= heard);
-        let forgotten = forgotten.collect::<Vec<u64>>();
-        match self.api.ask(&open, &question, &forgotten).await? {
+        match self.api.ask(&open, &question, heard).await? {
             Outcome::Done => Ok(open.driver),
             // Its own second try may be what it runs into: so it looks again.
             _ => Err(Lost::Race),
@@ -412,14 +421,14 @@ impl Store {
     async fn asked(&self, driver: &DriverId) -> Result<Vec<(RolloutId, Asked)>> {
         let mut asked = Vec::new();
         for item in self.api.query(OPEN, Some(("driver", text(driver.as_str())))).await? {
-            let open = Open::read(&item)?;
+            let Some(open) = self.legible(&item, Open::read) else { continue };
             if open.requests.is_empty() {
                 continue;
             }
-            let Some(shown) = self.shown(&open.id).await? else { continue };
+            let Some(record) = self.api.get(&Key::record(&open.id)).await? else { continue };
+            let Some(shown) = self.legible(&record, Shown::read) else { continue };
             let heard = shown.kept.record.heard;
-            let (old, new): (Vec<_>, Vec<_>) = open.requests.iter().partition(|question| question.number <= heard);
-            for question in new {
+            for question in open.requests.iter().filter(|question| question.number > heard) {
                 match serde_json::from_str(&question.text) {
                     Ok(request) => asked.push((open.id.clone(), Asked { number: question.number, request })),
                     // A newer process may ask what this version cannot; the beat and the other requests must not suffer.
@@ -429,15 +438,28 @@ impl Store {
                     }
                 }
             }
-            let old: Vec<u64> = old.into_iter().map(|question| question.number).collect();
-            if !old.is_empty()
-                && let Err(e) = self.api.forget(&open, &old).await
-            {
+            if let Err(e) = self.api.forget(&open, heard).await {
                 tracing::debug!(rollout = %open.id, error = %e.chain(), "requests that were heard could not be forgotten");
             }
         }
         asked.sort_by(|(a, x), (b, y)| (a, x.number).cmp(&(b, y.number)));
         Ok(asked)
+    }
+
+    /// What an item of a list says. One that this version cannot read is left to those that can, and is told in the log: the
+    /// other rollouts must not suffer for it. Its target stays locked, and whoever asks for that rollout hears why.
+    fn legible<T>(&self, item: &item::Item, read: impl Fn(&item::Item) -> Result<T>) -> Option<T> {
+        match read(item) {
+            Ok(read) => Some(read),
+            Err(e) => {
+                // It is met every few seconds, and told once.
+                let mut odd = self.odd.lock().unwrap_or_else(PoisonError::into_inner);
+                if odd.insert(item::name(item)) {
+                    tracing::warn!(error = %e, "an open rollout that this version cannot read is left alone");
+                }
+                None
+            }
+        }
     }
 
     /// A driver has taken a rollout up: what was asked of it before was asked of another.
@@ -479,11 +501,11 @@ impl CoreStore for Store {
         let drivers = self.api.query(DRIVERS, None).await?;
         let beats: HashMap<&str, u64> = drivers.iter().filter_map(beat).collect();
         let claim = |item: &item::Item| {
-            let Open { id, target, driver, .. } = Open::read(item)?;
+            let Open { id, target, driver, .. } = self.legible(item, Open::read)?;
             let beat = driver.as_ref().and_then(|driver| beats.get(driver.as_str())).copied();
-            Ok(Claim { id, subject: target, driver, beat })
+            Some(Claim { id, subject: target, driver, beat })
         };
-        open.iter().map(claim).collect()
+        Ok(open.iter().filter_map(claim).collect())
     }
 
     async fn history(&self, subject: &TargetId, limit: usize) -> Result<Vec<Record>> {

@@ -15,7 +15,7 @@
 //! # Versions
 //! ECS checks none: whoever may update the service may do so at any time, and the last one wins. A pause hook has an id
 //! that is good for one answer, and a stop names the deployment that it stops; so a late answer or a late stop changes
-//! nothing. A late *update* begins a deployment that nobody asked for any more; where the service waits for us
+//! nothing, and both are sent again until somebody answers. A late *update* begins a deployment that nobody asked for any more; where the service waits for us
 //! ([`Shape::paused`]) it gets no traffic, as nobody answers its first hook, and ECS takes it back when the hook times out.
 //!
 //! # What is known, and from where
@@ -51,7 +51,7 @@ use rollback_core::{
     plan::Plan,
     state::Versions,
 };
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use self::{
     look::{At, Current, Judged, Place, Seen},
@@ -131,12 +131,22 @@ pub const ROLLOUT: &[Permission] = &[
 /// What [`Service::set`] calls.
 pub const SET: &[Permission] = &[GET_SERVICE, UPDATE];
 
+/// To register a revision with the tags of the one before: asked for beside the registering when there are any.
+pub const TAG: Permission = Permission::new("ecs:TagResource", "give a task definition its tags");
+
 /// What [`Service::register`] calls; a task's roles must be passed as well (`iam:PassRole`).
 pub const REGISTER: &[Permission] = &[
     GET_SERVICE,
     GET_TASK_DEFINITION,
     Permission::new("ecs:RegisterTaskDefinition", "register a revision of the task definition"),
+    TAG,
 ];
+
+/// A signed request is taken for five minutes, and not after that
+/// (<https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv.html>).
+const SETTLE: Duration = Duration::from_secs(300);
+/// Between one try that nobody answered and the next.
+const AGAIN: Duration = Duration::from_secs(2);
 
 impl Service {
     /// The service `cluster/service`, as `shop/checkout`, or its ARN, which ECS deploys in this shape.
@@ -158,7 +168,7 @@ impl Service {
             name: Name::parse(name, &region)?,
             client,
             shape,
-            settle: Duration::from_secs(60),
+            settle: SETTLE,
             settings: None,
             #[cfg(feature = "cloudwatch")]
             alarms: None,
@@ -213,7 +223,11 @@ impl Service {
         self
     }
 
-    /// After this time an unanswered call is taken as never to land; a minute at first.
+    /// After this time an unanswered update is taken as never to land; five minutes unless told otherwise, which is how long
+    /// AWS takes a signed request. With less an update that was under way for longer may undo what came after it.
+    ///
+    /// The way back rarely waits for it: an answer to a hook and a stop name what they are for, so they are sent again until
+    /// they are heard, for half of this time.
     #[must_use]
     pub const fn settle(mut self, time: Duration) -> Self {
         self.settle = time;
@@ -256,10 +270,18 @@ impl Service {
 
     /// Permissions on this service; task definitions are not part of it, and lists of tasks are of no resource.
     fn allowing(&self, permissions: &[Permission]) -> Policy {
-        let (anywhere, here): (Vec<Permission>, Vec<Permission>) =
-            permissions.iter().partition(|it| it.action.ends_with("TaskDefinition") || **it == LIST_TASKS);
-        let policy = Policy::new().allow(&here, self.name.resources());
-        if anywhere.is_empty() { policy } else { policy.allow(&anywhere, ["*"]) }
+        let (anywhere, here): (Vec<Permission>, Vec<Permission>) = permissions
+            .iter()
+            .filter(|it| **it != TAG)
+            .partition(|it| it.action.ends_with("TaskDefinition") || **it == LIST_TASKS);
+        let mut policy = Policy::new().allow(&here, self.name.resources());
+        if !anywhere.is_empty() {
+            policy = policy.allow(&anywhere, ["*"]);
+        }
+        if permissions.contains(&TAG) {
+            policy = policy.allow(&[TAG], [self.name.task_definitions()]);
+        }
+        policy
     }
 
     async fn described(&self) -> Result<Described> {
@@ -435,6 +457,18 @@ impl Service {
         }
     }
 
+    /// Sends again what names the one thing that it is for, and so can be sent twice, while nobody answers: users meet the
+    /// candidate until it is heard. What is not heard in half of the settle time is left to the next look.
+    async fn until_heard<F: Future<Output = Result<()>>>(&self, send: impl Fn() -> F) -> Result<()> {
+        let until = Instant::now() + self.settle / 2;
+        loop {
+            match send().await {
+                Err(e) if e.kind() == ErrorKind::Unavailable && Instant::now() + AGAIN < until => sleep(AGAIN).await,
+                answer => return answer,
+            }
+        }
+    }
+
     /// One more effect towards the baseline. Traffic first: an answer to a hook and a stop name what they are for, so they
     /// need no look before.
     async fn back(&self, change: &Change, attempt: &Attempt) -> Result<()> {
@@ -443,10 +477,14 @@ impl Service {
             Error::invalid(format!("{:?} is no version of service {}", attempt.version.as_str(), self.name))
         })?;
         match at.hook() {
-            Some(hook) if at.target == candidate => self.answer_hook(&at.arn, hook, Action::Rollback).await,
-            Some(hook) if at.target == baseline => self.answer_hook(&at.arn, hook, Action::Continue).await,
+            Some(hook) if at.target == candidate => {
+                self.until_heard(|| self.answer_hook(&at.arn, hook, Action::Rollback)).await
+            }
+            Some(hook) if at.target == baseline => {
+                self.until_heard(|| self.answer_hook(&at.arn, hook, Action::Continue)).await
+            }
             None if at.target == candidate && matches!(at.phase.as_str(), "PENDING" | "IN_PROGRESS") => {
-                self.stop(&at.arn).await
+                self.until_heard(|| self.stop(&at.arn)).await
             }
             _ if at.is_at_rest() || at.target != candidate && at.target != baseline => {
                 self.deploy_from(attempt, baseline).await

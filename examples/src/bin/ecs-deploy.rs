@@ -25,15 +25,16 @@ use rollback_examples::{
 /// misbehaves.
 ///
 /// Where the service waits before each shift of traffic and after the last (PAUSE hooks; --set-pauses sets them), each step is
-/// judged before ECS goes on, and ECS goes back by itself when this tool is gone for too long. Nothing changes before the way
-/// back is proved. Credentials and region come from the environment, as every AWS tool takes them; an endpoint on this machine
-/// gets a placeholder, and never those credentials.
+/// judged before ECS goes on, and ECS goes back by itself when this tool is gone for too long. Nothing is deployed before the
+/// way back is proved; what --set-* and --image do comes before that, and deploys nothing. A rollout that an earlier run left
+/// goes on as it began, whatever they say. Credentials and region come from the environment, as every AWS tool takes them; an
+/// endpoint on this machine gets a placeholder, and never those credentials.
 #[derive(Parser)]
 #[command(name = "ecs-deploy")]
 #[command(
     after_help = "Exit status: 0 promoted or served already, 1 rolled back, 2 bad input, 3 refused before anything \
-    changed, 4 stuck, 5 somebody else deployed and it was left alone, 70 internal error, 130 interrupted (run it again to \
-    resume; meanwhile ECS waits, and goes back when the hook times out)."
+    was deployed, 4 stuck, 5 somebody else deployed and it was left alone, 70 internal error, 130 interrupted (run it again \
+    to resume; meanwhile ECS waits, and goes back when the hook times out)."
 )]
 struct Args {
     /// The service: as shop/checkout, its cluster first, or its ARN.
@@ -52,7 +53,8 @@ struct Args {
     every: Duration,
     #[command(flatten)]
     watch: Watch,
-    /// First set the service's PAUSE hooks, with this time-out: longer than the longest bake, 1m to 336h.
+    /// First set the service's PAUSE hooks, with this time-out: longer than the longest bake and an hour of overtime; 1m to
+    /// 336h.
     #[arg(long, value_name = "TIME", value_parser = time)]
     set_pauses: Option<Duration>,
     /// First set the service's circuit breaker on, rolling back.
@@ -93,15 +95,25 @@ struct Watch {
 
 impl Args {
     /// What the service is to be set to first.
-    fn settings(&self) -> Option<Settings> {
+    fn settings(&self) -> Result<Option<Settings>> {
         let mut settings = Settings::new();
         if let Some(time_out) = self.set_pauses {
-            settings = settings.pauses(time_out);
+            settings = settings.pauses(time_out)?;
         }
         if self.set_circuit_breaker {
             settings = settings.circuit_breaker();
         }
-        (settings != Settings::new()).then_some(settings)
+        Ok((settings != Settings::new()).then_some(settings))
+    }
+
+    /// The service, set as it is to be.
+    async fn set(&self, account: &Account, service: Service) -> Result<Service> {
+        let Some(settings) = self.settings()? else { return Ok(service) };
+        for lacks in service.lacks(&settings).await? {
+            say(&format!("{}: {lacks}; it is set", service.name()));
+        }
+        service.set(&settings).await?;
+        Ok(Service::open(account, &self.service).await?.settings(settings))
     }
 
     fn target(&self, account: &Account, service: Service) -> Result<Target> {
@@ -137,7 +149,7 @@ async fn policy(args: &Args) -> Result<String> {
     let account = args.at.account().await?;
     let service = Service::new(&account, &args.service, rollback_aws::ecs::Shape::rolling())?;
     let mut policy = service.policy().and(Images::policy()).and(Policy::new().allow(LOOK, ["*"]));
-    if args.settings().is_some() {
+    if args.settings()?.is_some() {
         policy = policy.and(service.settings_policy());
     }
     if args.what.image.is_some() {
@@ -149,23 +161,20 @@ async fn policy(args: &Args) -> Result<String> {
 async fn run(args: Args) -> Result<Option<Outcome>> {
     let plan = Plan::canary(args.steps.iter().copied(), args.bake)?;
     let account = args.at.account().await?;
-    let mut service = Service::open(&account, &args.service).await?;
-    if let Some(settings) = args.settings() {
-        for lacks in service.lacks(&settings).await? {
-            say(&format!("{}: {lacks}; it is set", service.name()));
-        }
-        service.set(&settings).await?;
-        service = Service::open(&account, &args.service).await?.settings(settings);
-    }
-    say(&format!("ECS deploys {} {}", service.name(), service.shape()));
+    let service = Service::open(&account, &args.service).await?;
     let id = args.id()?;
     let engine = args.keep.engine().await?;
     engine.register(args.target(&account, service.clone())?)?;
     let left = args.keep.left(&engine).await?;
-    // What an earlier run left goes on with its own candidate.
     let candidate = match Keep::candidate(&left, &id) {
+        // It goes on with its own, on the service as it was set then: a deployment of it may be on its way.
         Some(candidate) => candidate,
-        None => args.revision(&service).await?,
+        None => {
+            let service = args.set(&account, service).await?;
+            engine.register(args.target(&account, service.clone())?)?;
+            say(&format!("ECS deploys {} {}", service.name(), service.shape()));
+            args.revision(&service).await?
+        }
     };
     let outcome = args.keep.run(&engine, &left, NewRollout::new(id.as_str(), candidate, plan)?, &id).await;
     engine.shutdown(Duration::from_secs(10)).await;

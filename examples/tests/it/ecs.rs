@@ -199,8 +199,13 @@ async fn a_run_that_is_killed_goes_on_where_it_was() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     child.kill().await.unwrap();
+    let updates = stage.aws.calls()["ecs:UpdateService"];
+    // The service is not set anew, nor an image registered, under the deployment that is on its way.
+    let args = ["--image", "checkout", "registry.example/checkout:9", "--steps", "10,100", "--set-pauses", "90m"];
     let (status, text) = stage.run(&args).await;
     assert_eq!(status, 0, "{text}");
     assert!(text.contains("it goes on from there"), "{text}");
     assert_eq!(stage.running(), [("checkout:2".into(), 4)]);
+    assert_eq!(stage.aws.calls()["ecs:UpdateService"], updates, "{text}");
+    assert!(!stage.aws.calls().contains_key("ecs:RegisterTaskDefinition"), "{text}");
 }

@@ -1,5 +1,7 @@
 //! Proving that a stack can go forward and back, without changing anything.
 
+use std::time::Duration;
+
 use aws_sdk_cloudformation::types::Parameter;
 use rollback_core::{Error, ErrorKind, Result, backend::Readiness, model::Change, plan::Plan};
 
@@ -48,7 +50,7 @@ impl Stack {
             self.prove_ways(&mut ready, own, &baseline, &candidate).await?;
             self.prove_write(&mut ready, &seen, own).await?;
         }
-        ready = ready.and(self.prove_triggers(&seen, plan));
+        self.prove_triggers(&mut ready, &seen, plan).await?;
         ready = match seen.drift.as_deref() {
             Some("IN_SYNC") => ready.proved("no resource had drifted from the template when that was last looked for"),
             Some("DRIFTED") => ready.not_restored(
@@ -172,34 +174,90 @@ impl Stack {
         }
     }
 
-    fn prove_triggers(&self, seen: &Seen, plan: &Plan) -> Readiness {
-        let (count, monitored) = match &self.triggers {
-            Some(triggers) => (triggers.count(), triggers.monitoring()),
+    async fn prove_triggers(&self, ready: &mut Readiness, seen: &Seen, plan: &Plan) -> Result<()> {
+        let (arns, monitored) = match &self.triggers {
+            Some(triggers) => (triggers.arns(), triggers.monitoring()),
             None => {
-                (seen.triggers, std::time::Duration::from_secs(60 * u64::try_from(seen.monitoring).unwrap_or_default()))
+                (seen.triggers.clone(), Duration::from_secs(60 * u64::try_from(seen.monitoring).unwrap_or_default()))
             }
         };
-        let ready = match count {
-            0 => Readiness::default().not_provable(
+        if arns.is_empty() {
+            ready.not_provable.push(
                 "that a bad update is undone when nothing of ours runs any more: the stack has no rollback triggers, and \
-                 Stack::triggers sets them",
-            ),
-            count => Readiness::default()
-                .proved(format!("CloudFormation watches {count} alarms, until {} min after the update", monitored.as_secs() / 60))
-                .not_provable("whether these alarms are there and quiet; ask them with the gate of the feature cloudwatch")
-                .not_restored("the rollback triggers: an update back takes them off, so that they do not undo it"),
-        };
-        let allowed = plan.deadlines().shift;
-        if monitored < allowed {
-            return ready;
+                 Stack::triggers sets them"
+                    .into(),
+            );
+        } else {
+            let (count, until) = (arns.len(), monitored.as_secs() / 60);
+            let watches = format!("CloudFormation watches {count} alarms, until {until} min after the update");
+            ready.proved.push(watches.into());
+            ready
+                .not_restored
+                .push("the rollback triggers: an update back takes them off, so that they do not undo it".into());
+            self.prove_alarms(ready, seen, &arns).await?;
         }
-        ready.refused(format!(
-            "CloudFormation watches the alarms for {} min after an update, and all that time it runs; the plan allows {} min \
-             for a shift, so give it a longer deadline",
-            monitored.as_secs() / 60,
-            allowed.as_secs() / 60
-        ))
+        let allowed = plan.deadlines().shift;
+        if monitored >= allowed {
+            let why = format!(
+                "CloudFormation watches the alarms for {} min after an update, and all that time it runs; the plan allows {} \
+                 min for a shift, so give it a longer deadline",
+                monitored.as_secs() / 60,
+                allowed.as_secs() / 60
+            );
+            ready.refused.push(why.into());
+        }
+        Ok(())
     }
+
+    /// An alarm that is not there fails the update, and one that fires undoes it.
+    async fn prove_alarms(&self, ready: &mut Readiness, seen: &Seen, arns: &[String]) -> Result<()> {
+        let here = whereabouts(&seen.id);
+        let mut near = Vec::new();
+        for arn in arns {
+            let there = whereabouts(arn);
+            if there.0 != here.0 {
+                let why = format!(
+                    "rollback trigger {arn} is in {}, and stack {} in {}: CloudFormation would not find it, and undo the \
+                     update; name an alarm of the stack's region",
+                    there.0, self.name, here.0
+                );
+                ready.refused.push(why.into());
+            } else if there.1 == here.1 {
+                near.push(arn.splitn(7, ':').last().unwrap_or_default().to_owned());
+            } else {
+                let what = format!("whether rollback trigger {arn} is there and quiet: it is of another account");
+                ready.not_provable.push(what.into());
+            }
+        }
+        #[cfg(feature = "cloudwatch")]
+        if let Some(alarms) = &self.alarms {
+            let unfit = alarms.unfit(&near).await?;
+            if unfit.is_empty() && !near.is_empty() {
+                ready.proved.push(format!("its rollback triggers are there and quiet: {}", near.join(", ")).into());
+            }
+            for (name, why) in unfit {
+                ready.refused.push(
+                    format!("rollback trigger {name} {why}: CloudFormation would undo the update for that").into(),
+                );
+            }
+            return Ok(());
+        }
+        if !near.is_empty() {
+            let what = format!(
+                "whether its rollback triggers ({}) are there and quiet: CloudFormation undoes an update for one that is \
+                 not; Stack::alarms looks",
+                near.join(", ")
+            );
+            ready.not_provable.push(what.into());
+        }
+        Ok(())
+    }
+}
+
+/// Region and account of an ARN.
+fn whereabouts(arn: &str) -> (&str, &str) {
+    let mut words = arn.split(':').skip(3);
+    (words.next().unwrap_or_default(), words.next().unwrap_or_default())
 }
 
 /// A parameter that no template declares.

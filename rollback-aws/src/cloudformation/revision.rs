@@ -152,7 +152,8 @@ impl Stack {
         }
         let tags = update.tags.clone().unwrap_or(seen.tags);
         let digest = shape::digest(&text);
-        Spec { stack: seen.id, template, digest, parameters, tags, capabilities, triggers: seen.triggers }.revision()
+        Spec { stack: seen.id, template, digest, parameters, tags, capabilities, triggers: seen.triggers.len() }
+            .revision()
     }
 
     /// What serves now.
@@ -170,7 +171,7 @@ impl Stack {
             parameters: seen.parameters.iter().map(|(name, value)| (name.clone(), given(name, value))).collect(),
             tags: seen.tags,
             capabilities: seen.capabilities,
-            triggers: seen.triggers,
+            triggers: seen.triggers.len(),
         };
         spec.revision()
     }

@@ -9,7 +9,8 @@ use rollback_core::{Error, Result};
 ///
 /// They are set with each update of the candidate, in place of those that the stack has. They watch the update, and for
 /// [`monitor`](Self::monitor) after its last resource; all that time the stack is `UPDATE_IN_PROGRESS`, nothing old is
-/// removed, and cancelling brings it back. An alarm that is not there makes the update fail.
+/// removed, and cancelling brings it back. An alarm that is not there makes the update fail, and one that fires undoes it:
+/// preflight looks for both, see [`Stack::alarms`](super::Stack::alarms).
 ///
 /// ```
 /// # use rollback_aws::cloudformation::Triggers;
@@ -81,9 +82,9 @@ impl Triggers {
         Ok(self)
     }
 
-    /// How many alarms there are.
-    pub(super) fn count(&self) -> usize {
-        self.alarms.len()
+    /// The ARNs of the alarms.
+    pub(super) fn arns(&self) -> Vec<String> {
+        self.alarms.iter().map(|(arn, _)| arn.clone()).collect()
     }
 
     /// How long they are watched after the last resource.

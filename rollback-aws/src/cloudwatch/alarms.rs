@@ -175,7 +175,7 @@ impl Alarms {
     }
 
     /// Which of these are not there or not quiet now, and why.
-    #[cfg(feature = "ecs")]
+    #[cfg(any(feature = "ecs", feature = "cloudformation"))]
     pub(crate) async fn unfit(&self, names: &[String]) -> Result<Vec<(String, String)>> {
         let unfit = self.states(names).await?.into_iter().zip(names).filter_map(|(state, name)| {
             let why = match state {

@@ -20,7 +20,7 @@ use rollback_core::{Error, ErrorKind, Result, model::DriverId};
 
 use super::{
     DELETE, UPDATE,
-    item::{EXPIRES, Item, Key, Open, PK, Question, SK, number, text, words},
+    item::{EXPIRES, Item, Key, Open, PK, Question, SK, number, text, texts, words},
 };
 use crate::{error::sorted, iam::Permission};
 
@@ -377,18 +377,13 @@ impl Api {
         call.send().await.map(drop).map_err(|e| sorted(format_args!("telling driver {driver} of a request"), e))
     }
 
-    /// Puts a question beside the open rollout, unless another one came in between.
-    pub(super) async fn ask(&self, open: &Open, question: &Question, forgotten: &[u64]) -> Result<Outcome> {
+    /// Puts a question beside the open rollout, unless another one came in between. What was heard is forgotten.
+    pub(super) async fn ask(&self, open: &Open, question: &Question, heard: u64) -> Result<Outcome> {
         let (name, value) = question.to_member();
-        let (mut remove, mut names) = (Vec::new(), HashMap::from([("#new".to_owned(), name)]));
-        for (at, number) in forgotten.iter().take(REMOVED).enumerate() {
-            remove.push(format!("requests.#old{at}"));
-            names.insert(format!("#old{at}"), number.to_string());
-        }
-        let mut update = "SET asked = :asked, requests.#new = :new".to_owned();
-        if !remove.is_empty() {
-            update = format!("{update} REMOVE {}", remove.join(", "));
-        }
+        let (old, answered) = open.forget(heard);
+        let (remove, mut names) = removal(&old);
+        names.insert("#new".to_owned(), name);
+        let update = format!("SET asked = :asked, requests.#new = :new, answered = :answered {remove}");
         let call = self
             .client
             .update_item()
@@ -399,6 +394,7 @@ impl Api {
             .set_expression_attribute_names(Some(names))
             .expression_attribute_values(":asked", number(question.number))
             .expression_attribute_values(":new", value)
+            .expression_attribute_values(":answered", texts(&answered))
             .expression_attribute_values(":id", text(open.id.as_str()))
             .expression_attribute_values(":seen", number(open.asked));
         match call.send().await {
@@ -413,17 +409,20 @@ impl Api {
         }
     }
 
-    /// Takes away questions that were heard.
-    pub(super) async fn forget(&self, open: &Open, heard: &[u64]) -> Result<()> {
-        let heard = &heard[..heard.len().min(REMOVED)];
-        let paths: Vec<String> = (0..heard.len()).map(|at| format!("requests.#old{at}")).collect();
-        let names = heard.iter().enumerate().map(|(at, number)| (format!("#old{at}"), number.to_string())).collect();
+    /// Takes away what was heard, if there is any.
+    pub(super) async fn forget(&self, open: &Open, heard: u64) -> Result<()> {
+        let (old, answered) = open.forget(heard);
+        if old.is_empty() {
+            return Ok(());
+        }
+        let (remove, names) = removal(&old);
         let call = self
             .client
             .update_item()
             .table_name(&self.table)
             .set_key(Some(Key::open(&open.target).to_item()))
-            .update_expression(format!("REMOVE {}", paths.join(", ")))
+            .update_expression(format!("SET answered = :answered {remove}"))
+            .expression_attribute_values(":answered", texts(&answered))
             .condition_expression("id = :id")
             .set_expression_attribute_names(Some(names))
             .expression_attribute_values(":id", text(open.id.as_str()));
@@ -466,5 +465,12 @@ fn is_conflict(code: Option<&str>) -> bool {
     matches!(code, Some("TransactionConflictException" | "TransactionInProgressException"))
 }
 
-/// How many questions are taken away at once: an expression may have 4 KB.
-const REMOVED: usize = 100;
+/// The clause that removes questions by their numbers, and the names in it.
+fn removal(old: &[u64]) -> (String, HashMap<String, String>) {
+    if old.is_empty() {
+        return (String::new(), HashMap::new());
+    }
+    let paths: Vec<String> = (0..old.len()).map(|at| format!("requests.#old{at}")).collect();
+    let names = old.iter().enumerate().map(|(at, number)| (format!("#old{at}"), number.to_string())).collect();
+    (format!("REMOVE {}", paths.join(", ")), names)
+}

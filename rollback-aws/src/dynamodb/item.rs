@@ -87,6 +87,9 @@ pub(super) struct Kept {
     pub(super) nonce: String,
     /// The last number that a request had when the rollout was over.
     pub(super) asked: u64,
+    /// The nonces of the last requests when the rollout was over: so a request that ended it is known as heard when it is
+    /// asked again.
+    pub(super) answered: Vec<String>,
 }
 
 /// A record as its own item shows it: what is left of the body lies in this many parts.
@@ -98,7 +101,7 @@ pub(super) struct Shown {
 
 impl Kept {
     pub(super) fn new(record: &Record, serial: Serial, nonce: &str) -> Self {
-        Self { record: record.clone(), serial, nonce: nonce.into(), asked: record.heard }
+        Self { record: record.clone(), serial, nonce: nonce.into(), asked: record.heard, answered: Vec::new() }
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -134,6 +137,9 @@ impl Kept {
         if let Some(driver) = driver {
             item.insert("driver".into(), text(driver.as_str()));
         }
+        if !self.answered.is_empty() {
+            item.insert("answered".into(), texts(&self.answered));
+        }
         let part = |(at, piece): (usize, &&str)| {
             let mut item = Key::part(id, at + 1).to_item();
             item.insert("nonce".into(), text(&self.nonce));
@@ -146,11 +152,7 @@ impl Kept {
 
 impl Shown {
     pub(super) fn read(item: &Item) -> Result<Self> {
-        let format: u32 = numeral(item, "v").ok_or_else(|| broken(item))?;
-        if format > FORMAT {
-            let newer = format!("{} was written by a newer version of this library", name(item));
-            return Err(Error::new(ErrorKind::Unsupported, newer));
-        }
+        readable(item, numeral(item, "v"))?;
         Self::parse(item).ok_or_else(|| broken(item))
     }
 
@@ -167,7 +169,7 @@ impl Shown {
             body: word("body")?.into(),
         };
         let (serial, asked) = (Serial(numeral(item, "serial")?), numeral(item, "asked")?);
-        let kept = Kept { record, serial, nonce: word("nonce")?.into(), asked };
+        let kept = Kept { record, serial, nonce: word("nonce")?.into(), asked, answered: list(item, "answered")? };
         Some(Self { kept, parts: numeral(item, "parts")? })
     }
 
@@ -208,6 +210,8 @@ pub(super) struct Open {
     pub(super) asked: u64,
     /// What was asked of it and not forgotten yet, by number.
     pub(super) requests: Vec<Question>,
+    /// The nonces of the last ones that were forgotten: whoever got no answer may ask again.
+    pub(super) answered: Vec<String>,
 }
 
 /// A request as it is kept. As text: a newer process may ask what this one cannot read.
@@ -223,12 +227,13 @@ impl Open {
     /// Of a record that is open from now on.
     pub(super) fn new(kept: &Kept) -> Self {
         let Record { id, subject, driver, heard, .. } = kept.record.clone();
-        Self { id, target: subject, driver, asked: kept.asked.max(heard), requests: Vec::new() }
+        Self { id, target: subject, driver, asked: kept.asked.max(heard), requests: Vec::new(), answered: Vec::new() }
     }
 
     pub(super) fn to_item(&self) -> Item {
         let mut item = Key::open(&self.target).to_item();
         item.extend([
+            ("v".into(), number(FORMAT)),
             ("id".into(), text(self.id.as_str())),
             ("asked".into(), number(self.asked)),
             ("requests".into(), AttributeValue::M(self.requests.iter().map(Question::to_member).collect())),
@@ -240,7 +245,29 @@ impl Open {
     }
 
     pub(super) fn read(item: &Item) -> Result<Self> {
+        // The first ones were written without a version.
+        readable(item, Some(numeral(item, "v").unwrap_or(1)))?;
         Self::parse(item).ok_or_else(|| broken(item))
+    }
+
+    /// Forgets what was heard, but for its nonces: what is left to write, and the numbers of what is to be removed.
+    pub(super) fn forget(&self, heard: u64) -> (Vec<u64>, Vec<String>) {
+        let old = self.requests.iter().filter(|question| question.number <= heard).take(REMOVED);
+        let (numbers, nonces): (Vec<u64>, Vec<String>) =
+            old.map(|question| (question.number, question.nonce.clone())).unzip();
+        let all: Vec<String> = self.answered.iter().cloned().chain(nonces).collect();
+        (numbers, all[all.len().saturating_sub(REMEMBERED)..].to_vec())
+    }
+
+    /// Whether a call with this nonce has asked already.
+    pub(super) fn knows(&self, nonce: &str) -> bool {
+        self.nonces().any(|known| known == nonce)
+    }
+
+    /// Of all that it was asked, as far as it is known.
+    pub(super) fn nonces(&self) -> impl Iterator<Item = &str> {
+        let asked = self.requests.iter().map(|question| question.nonce.as_str());
+        self.answered.iter().map(String::as_str).chain(asked)
     }
 
     fn parse(item: &Item) -> Option<Self> {
@@ -257,6 +284,7 @@ impl Open {
             driver: words(item, "driver").map(DriverId::try_from).transpose().ok()?,
             asked: numeral(item, "asked")?,
             requests,
+            answered: list(item, "answered")?,
         })
     }
 }
@@ -361,6 +389,16 @@ fn numeral<T: std::str::FromStr>(item: &Item, name: &str) -> Option<T> {
     item.get(name)?.as_n().ok()?.parse().ok()
 }
 
+/// A list of texts; none when there is no such attribute, as in items of the first version.
+fn list(item: &Item, name: &str) -> Option<Vec<String>> {
+    let Some(list) = item.get(name) else { return Some(Vec::new()) };
+    list.as_l().ok()?.iter().map(|one| one.as_s().ok().cloned()).collect()
+}
+
+pub(super) fn texts(texts: &[String]) -> AttributeValue {
+    AttributeValue::L(texts.iter().map(text).collect())
+}
+
 pub(super) fn text(text: impl Into<String>) -> AttributeValue {
     AttributeValue::S(text.into())
 }
@@ -369,7 +407,19 @@ pub(super) fn number(number: impl ToString) -> AttributeValue {
     AttributeValue::N(number.to_string())
 }
 
-fn name(item: &Item) -> String {
+/// Whether this version of the library can read what was written with that one.
+fn readable(item: &Item, version: Option<u32>) -> Result<()> {
+    match version {
+        None => Err(broken(item)),
+        Some(version) if version > FORMAT => {
+            let newer = format!("{} was written by a newer version of this library", name(item));
+            Err(Error::new(ErrorKind::Unsupported, newer))
+        }
+        Some(_) => Ok(()),
+    }
+}
+
+pub(super) fn name(item: &Item) -> String {
     format!("the item {} / {}", words(item, PK).unwrap_or_default(), words(item, SK).unwrap_or_default())
 }
 
@@ -378,6 +428,10 @@ fn broken(item: &Item) -> Error {
     Error::new(ErrorKind::Internal, format!("{} is not what this library writes", name(item)))
 }
 
+/// So many nonces stay of requests that were heard. Whoever got no answer asks again within seconds.
+const REMEMBERED: usize = 8;
+/// How many questions are taken away at once: an expression may have 4 KB.
+const REMOVED: usize = 100;
 /// How many items one transaction deletes at most, of the 100 that it may touch.
 const DELETED: usize = 60;
 
@@ -436,6 +490,23 @@ mod tests {
         assert_eq!(error.to_string(), "the item rollout#a / record is not what this library writes");
         item.insert("v".into(), number(2));
         assert_eq!(Shown::read(&item).unwrap_err().kind(), ErrorKind::Unsupported);
+    }
+
+    #[test]
+    fn what_the_first_version_wrote_is_read_and_what_a_newer_one_wrote_is_called_that() {
+        let kept = Kept::new(&record("a", Standing::Open), Serial(1), "n");
+        let open = Open::new(&kept);
+        let mut item = open.to_item();
+        item.remove("v");
+        assert_eq!(Open::read(&item).unwrap(), open);
+        item.insert("v".into(), number(FORMAT + 1));
+        assert_eq!(Open::read(&item).unwrap_err().kind(), ErrorKind::Unsupported);
+
+        let over = Kept { answered: vec!["x".into(), "y".into()], ..kept.clone() };
+        let mut item = over.to_items().unwrap().0;
+        assert_eq!(Shown::read(&item).unwrap().kept, over);
+        item.remove("answered");
+        assert_eq!(Shown::read(&item).unwrap().kept, kept);
     }
 
     #[test]

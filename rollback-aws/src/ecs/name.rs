@@ -59,6 +59,12 @@ impl Name {
             format!("arn:{partition}:ecs:{region}:{account}:container-instance/{cluster}/*"),
         ]
     }
+
+    /// The ARN of all task definitions where the service is.
+    pub(super) fn task_definitions(&self) -> String {
+        let Self { region, partition, account, .. } = self;
+        format!("arn:{partition}:ecs:{region}:{}:task-definition/*", account.as_deref().unwrap_or("*"))
+    }
 }
 
 impl fmt::Display for Name {

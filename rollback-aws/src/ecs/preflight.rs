@@ -215,19 +215,36 @@ impl Service {
                  its time-out action to ROLLBACK",
             );
         }
+        let minutes = |time: Duration| time.as_secs().div_ceil(60);
         let longest = plan.steps().iter().map(|step| step.bake).max().unwrap_or_default();
-        if longest >= time_out {
+        if longest.saturating_add(LAG) >= time_out {
             return ready.refused(format!(
-                "a PAUSE hook of the service times out after {} min, in the middle of a bake of {} min; allow more",
-                time_out.as_secs() / 60,
-                longest.as_secs().div_ceil(60)
+                "a PAUSE hook of the service times out after {} min, in the middle of a bake of {} min and the {} min that \
+                 evidence is behind; allow more",
+                minutes(time_out),
+                minutes(longest),
+                minutes(LAG)
             ));
         }
-        let ready = ready
-            .proved(format!("a pause that nobody answers is rolled back by ECS after {} min", time_out.as_secs() / 60));
-        if plan.steps().iter().any(|step| step.approval.is_some()) && time_out <= plan.deadlines().hold {
-            let hours = time_out.as_secs() / 3600;
-            return ready.not_provable(format!("that approvals come within {hours} h, after which ECS goes back"));
+        let mut ready =
+            ready.proved(format!("a pause that nobody answers is rolled back by ECS after {} min", minutes(time_out)));
+        let late = longest.saturating_add(plan.deadlines().overtime);
+        if late >= time_out {
+            ready = ready.not_provable(format!(
+                "that each bake is judged within {} min, after which ECS goes back: with the plan's overtime one of {} min \
+                 may last {} min",
+                minutes(time_out),
+                minutes(longest),
+                minutes(late)
+            ));
+        }
+        // People are asked when the bake is over, and the pause has begun before it.
+        let asked = plan.steps().iter().filter(|step| step.approval.is_some()).map(|step| step.bake).max();
+        if asked.is_some_and(|bake| bake.saturating_add(plan.deadlines().hold) >= time_out) {
+            ready = ready.not_provable(format!(
+                "that approvals come within {} min from the beginning of a bake, after which ECS goes back",
+                minutes(time_out)
+            ));
         }
         ready
     }
@@ -320,3 +337,6 @@ const UNSEEN_IMAGES: &str =
 
 /// Nothing is called so.
 const NEVER: &str = "rollback-preflight-never";
+
+/// So far behind is the evidence of a gate that reads CloudWatch, and so much longer stands each step.
+const LAG: Duration = Duration::from_secs(120);

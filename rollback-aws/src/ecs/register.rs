@@ -8,7 +8,8 @@ use crate::error::sorted;
 
 impl Service {
     /// Registers a revision of the service's task definition with another image in one container, and everything else as it
-    /// is. Nothing is deployed by it, and nothing is ever deregistered: the revision that serves is the way back.
+    /// is, but for the tags that AWS writes itself (`aws:…`, as CloudFormation's), which nobody else may set. Nothing is
+    /// deployed by it, and nothing is ever deregistered: the revision that serves is the way back.
     ///
     /// # Errors
     /// `NotFound` when the task definition has no such container.
@@ -19,7 +20,7 @@ impl Service {
         let service = self.described().await?;
         self.refuse_others(&service)?;
         let serves = look::told(&service);
-        let Some((mut known, tags)) = definition::read(&self.client, &serves).await? else {
+        let Some((mut known, mut tags)) = definition::read(&self.client, &serves).await? else {
             let why = format!("there is no task definition {serves}, which service {} names", self.name);
             return Err(Error::new(ErrorKind::NotFound, why));
         };
@@ -30,6 +31,8 @@ impl Service {
             return Err(Error::new(ErrorKind::NotFound, why));
         };
         containers[at].image = Some(image.into());
+        // ECS refuses a request with one of them (API reference, RegisterTaskDefinition).
+        tags.retain(|tag| !is_of_aws(tag.key()) && !is_of_aws(tag.value()));
         let call = self.client.register_task_definition().set_family(known.family.take());
         let call = call
             .set_container_definitions(Some(containers))
@@ -52,4 +55,9 @@ impl Service {
         let made = answer.task_definition().and_then(TaskDefinition::task_definition_arn).unwrap_or_default();
         Self::revision(short(made))
     }
+}
+
+/// Whether this key or value of a tag has the prefix that AWS keeps for itself, in whatever case.
+fn is_of_aws(text: Option<&str>) -> bool {
+    text.and_then(|text| text.get(..4)).is_some_and(|start| start.eq_ignore_ascii_case("aws:"))
 }

@@ -17,15 +17,19 @@ use crate::error::sorted;
 /// use std::time::Duration;
 /// use rollback_aws::ecs::Settings;
 ///
+/// # fn main() -> rollback_core::Result<()> {
 /// let guarded = Settings::new()
 ///     .circuit_breaker()
 ///     .alarms(["checkout-5xx", "checkout-latency"])
-///     .pauses(Duration::from_secs(3600));
+///     .pauses(Duration::from_secs(3600))?;
+/// # Ok(())
+/// # }
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
     breaker: bool,
     alarms: Vec<String>,
+    /// In whole minutes, as ECS counts.
     pauses: Option<Duration>,
 }
 
@@ -50,13 +54,21 @@ impl Settings {
     }
 
     /// PAUSE hooks before each shift of traffic and after the last ([`Shape::paused`]), after which ECS goes back when nobody
-    /// answers within this time: 1 minute to 14 days, longer than the longest bake of a plan.
+    /// answers within this time, which ECS counts in minutes, so it is rounded up to whole ones. Make it longer than the longest
+    /// bake of a plan and the overtime that the plan allows.
     ///
     /// A deployment by another tool waits at them as well, for somebody to answer.
-    #[must_use]
-    pub const fn pauses(mut self, time_out: Duration) -> Self {
-        self.pauses = Some(time_out);
-        self
+    ///
+    /// # Errors
+    /// `Invalid` when it is not 1 minute to 14 days, which is what ECS takes.
+    pub fn pauses(mut self, time_out: Duration) -> Result<Self> {
+        let minutes = time_out.as_secs().saturating_add(u64::from(time_out.subsec_nanos() > 0)).div_ceil(60);
+        if !MINUTES.contains(&minutes) {
+            let why = format!("a pause that times out after {time_out:?} cannot be set; 1 min to 336 h is accepted");
+            return Err(Error::invalid(why));
+        }
+        self.pauses = Some(Duration::from_secs(60 * minutes));
+        Ok(self)
     }
 
     /// What a service lacks of this.
@@ -148,3 +160,6 @@ impl Service {
         answer.map(drop).map_err(|e| sorted(format_args!("setting how service {} is deployed", self.name), e))
     }
 }
+
+/// What a hook's time-out may be, in minutes: the API reference, `DeploymentLifecycleHookTimeoutConfiguration`.
+const MINUTES: std::ops::RangeInclusive<u64> = 1..=20_160;

@@ -172,9 +172,9 @@ impl fmt::Display for Shape {
     }
 }
 
-/// A pause hook at both stages that fails safe: what times out goes back.
+/// A pause hook at both stages that fails safe: what times out, in whole minutes, goes back.
 pub(super) fn hook(time_out: Duration) -> DeploymentLifecycleHook {
-    let minutes = i32::try_from(time_out.as_secs().div_ceil(60)).unwrap_or(i32::MAX);
+    let minutes = i32::try_from(time_out.as_secs() / 60).unwrap_or(i32::MAX);
     let time_out = TimeOut::builder().timeout_in_minutes(minutes).action(Action::Rollback).build();
     DeploymentLifecycleHook::builder()
         .target_type(Kind::Pause)

@@ -135,11 +135,17 @@ impl Room {
             return Err(client("Container list cannot be empty."));
         }
         let mut members = body.as_object().cloned().unwrap_or_default();
-        members.remove("tags");
-        Ok(json!({ "taskDefinition": self.add(&family, members, now).describe() }))
+        let tags = members.remove("tags").unwrap_or_else(|| json!([]));
+        let of_aws = |text: &Value| text.as_str().is_some_and(|text| text.to_ascii_lowercase().starts_with("aws:"));
+        if tags.as_array().into_iter().flatten().any(|tag| of_aws(&tag["key"]) || of_aws(&tag["value"])) {
+            return Err(invalid("Tags with the prefix aws: are reserved for AWS."));
+        }
+        let made = self.add(&family, members, now);
+        made.tags = tags;
+        Ok(json!({ "taskDefinition": made.describe(), "tags": made.tags }))
     }
 
-    fn add(&mut self, family: &str, body: Map<String, Value>, now: Timestamp) -> &TaskDefinition {
+    fn add(&mut self, family: &str, body: Map<String, Value>, now: Timestamp) -> &mut TaskDefinition {
         let arn = self.arn("task-definition", family);
         let revisions = self.families.entry(family.into()).or_default();
         let revision = revisions.len() as u64 + 1;
@@ -150,8 +156,9 @@ impl Room {
             inactive: false,
             registered: now,
             body,
+            tags: json!([]),
         });
-        &revisions[revisions.len() - 1]
+        revisions.last_mut().expect("it was just pushed")
     }
 
     fn deregister(&mut self, body: &Value) -> Answer {
@@ -166,7 +173,11 @@ impl Room {
     fn describe_task_definition(&self, body: &Value) -> Answer {
         let name = text(body, "taskDefinition").unwrap_or_default();
         let found = self.task_definition(name).ok_or_else(|| client("Unable to describe task definition."))?;
-        Ok(json!({ "taskDefinition": found.describe(), "tags": [] }))
+        let mut said = json!({ "taskDefinition": found.describe() });
+        if strings(&body["include"]).any(|it| it == "TAGS") {
+            said["tags"] = found.tags.clone();
+        }
+        Ok(said)
     }
 
     /// By `family`, which is its latest active revision, by `family:revision`, or by ARN.
@@ -448,6 +459,17 @@ impl Room {
 pub(super) fn route(request: &Request<Bytes>) -> Option<Called> {
     let operation = wire::json_1_1(request, "AmazonEC2ContainerServiceV20141113.")?;
     Some(Called { service: Asked::Ecs, protocol: Protocol::Json11, operation })
+}
+
+/// What a request must be allowed.
+pub(super) fn needs(called: &Called, request: &Request<Bytes>) -> Vec<String> {
+    let mut needs = vec![called.action()];
+    let tags = |body: Value| body["tags"].as_array().is_some_and(|tags| !tags.is_empty());
+    // Developer guide, "Grant permission to tag resources on creation".
+    if called.operation == "RegisterTaskDefinition" && wire::json_body(request).is_ok_and(tags) {
+        needs.push("ecs:TagResource".into());
+    }
+    needs
 }
 
 /// A deployment configuration after a change; what is not named stays.

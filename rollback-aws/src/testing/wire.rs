@@ -99,6 +99,7 @@ impl Called {
         match (self.service, self.operation.as_str()) {
             (Service::CodeDeploy, "CreateDeployment") => codedeploy::needs(request),
             (Service::DynamoDb, "TransactWriteItems") => dynamodb::needs(request),
+            (Service::Ecs, _) => ecs::needs(self, request),
             (Service::S3, operation) => vec![s3::needs(operation, request)],
             _ => vec![self.action()],
         }

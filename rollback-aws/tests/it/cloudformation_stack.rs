@@ -309,6 +309,50 @@ async fn rollback_triggers_are_set_and_undo_an_update_in_their_monitoring_time()
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_rollback_trigger_that_would_undo_the_update_is_refused_before_it() {
+    let shop = Shop::new().await;
+    let arn = |region: &str, account: &str, name: &str| format!("arn:aws:cloudwatch:{region}:{account}:alarm:{name}");
+    let here = |name: &str| arn("us-east-1", "123456789012", name);
+    let stack = |arn: String| shop.stack().triggers(Triggers::new().alarm(arn).unwrap());
+    let alarms = rollback_aws::cloudwatch::Alarms::new(&shop.aws.account());
+    let looking = async |arn: String| prove(&shop, &stack(arn).alarms(&alarms)).await;
+
+    assert!(said(&looking(here("a:b")).await.refused).contains("rollback trigger a:b is not there"));
+    shop.aws.cloudwatch().alarm("a:b");
+    // What was read in the same instant counts as read now.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let found = looking(here("a:b")).await;
+    assert_eq!(said(&found.refused), "");
+    assert!(said(&found.proved).contains("there and quiet: a:b") && !said(&found.not_provable).contains("quiet"));
+    shop.aws.alarm_at("a:b", shop.aws.clock().now());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let found = looking(here("a:b")).await;
+    assert!(said(&found.refused).contains("rollback trigger a:b fires"), "{found:?}");
+
+    let found = prove(&shop, &stack(here("a:b"))).await;
+    assert!(said(&found.not_provable).contains("Stack::alarms looks") && found.refused.is_empty(), "{found:?}");
+    // Nobody looks for it elsewhere, so no alarms are needed to tell.
+    let found = prove(&shop, &stack(arn("eu-west-1", "123456789012", "a:b"))).await;
+    assert!(said(&found.refused).contains("is in eu-west-1, and stack shop in us-east-1"), "{found:?}");
+    let found = looking(arn("us-east-1", "210987654321", "quiet")).await;
+    assert!(said(&found.not_provable).contains("it is of another account") && found.refused.is_empty(), "{found:?}");
+
+    // Those that the stack has stay, and undo an update as well.
+    let shop = Shop::new().await;
+    shop.aws.cloudwatch().alarm("errors");
+    let watched = Triggers::new().alarm(here("errors")).unwrap();
+    let ended = { start(&shop, shop.stack().triggers(watched), Gate::Good).await }.finished().await;
+    assert_eq!(ended.rollout.state, State::Promoted, "{ended}");
+    let next = shop.stack().revision(&Update::same_template().parameter("Image", "v3")).await.unwrap();
+    let shop = Shop { candidate: next, ..shop };
+    shop.aws.alarm_at("errors", shop.aws.clock().now());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let alarms = rollback_aws::cloudwatch::Alarms::new(&shop.aws.account());
+    let found = prove(&shop, &shop.stack().alarms(&alarms)).await;
+    assert!(said(&found.refused).contains("rollback trigger errors fires"), "{found:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_alarm_that_fires_cannot_undo_the_way_back() {
     let shop = Shop::new().await;
     shop.aws.cloudwatch().alarm("errors");

@@ -28,7 +28,12 @@ use rollback_core::{
 };
 use serde_json::json;
 
-/// The pipeline `shop` with its stage `Prod` at `v1`, on which `v2` is tried.
+/// The commits of the source: what the stage has, what is tried on it, and what somebody else pushes.
+const V1: &str = "1111111111111111111111111111111111111111";
+const V2: &str = "2222222222222222222222222222222222222222";
+const V3: &str = "3333333333333333333333333333333333333333";
+
+/// The pipeline `shop` with its stage `Prod` at `V1`, on which `V2` is tried.
 struct Shop {
     aws: Simulator,
     pristine: Snapshot,
@@ -42,7 +47,7 @@ impl Shop {
     fn of(stages: &[&str]) -> Self {
         let aws = Simulator::new();
         aws.codepipeline().takes(Duration::from_secs(4));
-        aws.codepipeline().create("shop", stages, "v1");
+        aws.codepipeline().create("shop", stages, V1);
         let pristine = aws.codepipeline().snapshot();
         Self { aws, pristine }
     }
@@ -57,7 +62,13 @@ impl Shop {
 
     fn executions(&self) -> Vec<String> {
         let all = self.aws.codepipeline().executions("shop");
-        all.iter().map(|(kind, revision, status)| format!("{kind} {revision} {status}")).collect()
+        let name = |id: &str| match id {
+            V1 => "v1",
+            V2 => "v2",
+            V3 => "v3",
+            _ => "another",
+        };
+        all.iter().map(|(kind, revision, status)| format!("{kind} {} {status}", name(revision))).collect()
     }
 }
 
@@ -79,7 +90,7 @@ impl Bench for Shop {
     }
 
     fn candidate(&self) -> Revision {
-        commit("v2")
+        commit(V2)
     }
 
     async fn settle(&self) {
@@ -87,7 +98,7 @@ impl Bench for Shop {
     }
 
     async fn drift(&self) -> bool {
-        self.aws.codepipeline().push("shop", "v3");
+        self.aws.codepipeline().push("shop", V3);
         true
     }
 
@@ -157,7 +168,7 @@ enum Gate {
 }
 
 async fn start(shop: &Shop, gate: Gate) -> Handle {
-    start_with(shop, commit("v2"), gate).await
+    start_with(shop, commit(V2), gate).await
 }
 
 async fn start_with(shop: &Shop, candidate: Revision, gate: Gate) -> Handle {
@@ -185,11 +196,11 @@ async fn a_good_candidate_goes_through_the_pipeline_and_a_bad_one_is_rolled_back
     let ended = roll_out(&shop, Gate::Bad).await;
     assert!(matches!(ended.rollout.state, State::RolledBack { .. }), "{ended}");
     assert_eq!(shop.executions(), ["STANDARD v1 Succeeded", "STANDARD v2 Succeeded", "ROLLBACK v1 Succeeded"]);
-    assert_eq!(shop.serves().as_deref(), Some("v1"));
+    assert_eq!(shop.serves().as_deref(), Some(V1));
     // What a rollback brought is a baseline like any other: it is known by the execution that it rolled back to.
     let ended = roll_out(&shop, Gate::Bad).await;
     assert!(matches!(ended.rollout.state, State::RolledBack { .. }), "{ended}");
-    assert_eq!(shop.serves().as_deref(), Some("v1"));
+    assert_eq!(shop.serves().as_deref(), Some(V1));
 }
 
 #[tokio::test(start_paused = true)]
@@ -197,7 +208,7 @@ async fn what_the_stage_had_before_is_brought_by_its_execution_and_not_built_aga
     let shop = Shop::new();
     let old = shop.stage().baseline().await.unwrap();
     roll_out(&shop, Gate::Good).await;
-    for (gate, serves) in [(Gate::Bad, "v2"), (Gate::Good, "v1")] {
+    for (gate, serves) in [(Gate::Bad, V2), (Gate::Good, V1)] {
         let ended = { start_with(&shop, old.clone(), gate).await }.finished().await;
         assert_eq!(matches!(ended.rollout.state, State::Promoted), matches!(gate, Gate::Good), "{ended}");
         assert_eq!(shop.serves().as_deref(), Some(serves), "{:?}", shop.executions());
@@ -230,7 +241,7 @@ async fn an_execution_on_its_way_is_stopped_and_one_in_the_stage_is_rolled_back(
         let ended = { handle }.finished().await;
         assert!(matches!(ended.rollout.state, State::RolledBack { cause: Cause::Aborted { .. } }), "{ended}");
         assert_eq!(shop.executions(), executions, "aborted after {seconds} s");
-        assert_eq!(shop.serves().as_deref(), Some("v1"));
+        assert_eq!(shop.serves().as_deref(), Some(V1));
     }
 }
 
@@ -248,7 +259,7 @@ async fn a_stage_that_fails_is_told_with_its_reason_and_rolled_back() {
             let ended = roll_out(&shop, Gate::Good).await;
             let State::RolledBack { cause: Cause::Failed { why } } = &ended.rollout.state else { panic!("{ended}") };
             assert!(why.as_str().contains("the script returned 1") || by_itself && stage == "Prod", "{why}");
-            assert_eq!(shop.serves().as_deref(), Some("v1"));
+            assert_eq!(shop.serves().as_deref(), Some(V1));
             let rollbacks = shop.executions().iter().filter(|it| it.starts_with("ROLLBACK")).count();
             assert_eq!(
                 rollbacks,
@@ -272,7 +283,7 @@ async fn a_rollback_that_fails_is_asked_for_again_until_it_takes() {
     shop.aws.codepipeline().fail_rollback("shop", "Prod", None);
     let ended = { handle }.finished().await;
     assert!(matches!(ended.rollout.state, State::RolledBack { .. }), "{ended}");
-    assert_eq!(shop.serves().as_deref(), Some("v1"));
+    assert_eq!(shop.serves().as_deref(), Some(V1));
 }
 
 #[tokio::test(start_paused = true)]
@@ -282,7 +293,7 @@ async fn what_somebody_else_pushes_is_left_alone() {
     while !matches!(handle.status().state, State::Baking { .. }) {
         handle.changed().await.unwrap();
     }
-    shop.aws.codepipeline().push("shop", "v3");
+    shop.aws.codepipeline().push("shop", V3);
     let ended = handle.finished().await;
     assert_eq!(ended.rollout.state.name(), "abandoned", "{ended}");
     tokio::time::sleep(Duration::from_secs(60)).await;
@@ -298,7 +309,7 @@ async fn a_push_that_overtakes_the_candidate_is_left_alone() {
     }
     // It waits before a closed stage until another has come up behind it.
     shop.aws.codepipeline().close("shop", "Prod", Some("freeze"));
-    shop.aws.codepipeline().push("shop", "v3");
+    shop.aws.codepipeline().push("shop", V3);
     tokio::time::sleep(Duration::from_secs(30)).await;
     shop.aws.codepipeline().close("shop", "Prod", None);
     let ended = { handle }.finished().await;
@@ -310,7 +321,7 @@ async fn a_push_that_overtakes_the_candidate_is_left_alone() {
 #[tokio::test(start_paused = true)]
 async fn each_request_may_go_wrong_in_each_way_and_the_end_is_the_same() {
     for (gate, revision, action) in
-        [(Gate::Good, "v2", START.action), (Gate::Bad, "v1", START.action), (Gate::Bad, "v1", ROLL_BACK.action)]
+        [(Gate::Good, V2, START.action), (Gate::Bad, V1, START.action), (Gate::Bad, V1, ROLL_BACK.action)]
     {
         for trouble in [
             Trouble::LoseAnswer,
@@ -389,7 +400,7 @@ async fn a_way_back_that_codepipeline_would_refuse_is_told_before_anything_chang
     let source = Stage::new(&shop.aws.account(), "shop", "Source").unwrap();
     let change = Change {
         baseline: source.baseline().await.unwrap(),
-        candidate: source.revision([Source::commit("Source", "v2")]).unwrap(),
+        candidate: source.revision([Source::commit("Source", V2)]).unwrap(),
         ..driver.change.clone()
     };
     let found = source.preflight(&change, &all_at_once()).await.unwrap();
@@ -411,7 +422,7 @@ async fn a_pipeline_that_is_busy_closed_or_elsewhere_is_refused() {
     assert!(said(&found().await.refused).contains("PARALLEL"), "{:?}", found().await);
 
     shop.reset().await;
-    shop.aws.codepipeline().push("shop", "v3");
+    shop.aws.codepipeline().push("shop", V3);
     assert!(said(&found().await.refused).contains("on its way into stage Prod"), "{:?}", found().await);
     tokio::time::sleep(Duration::from_secs(5)).await;
     let half = shop.stage().baseline().await.expect_err("half way");
@@ -436,7 +447,17 @@ async fn names_and_sources_that_cannot_work_are_refused() {
     let stage = shop.stage();
     assert!(stage.revision([]).is_err());
     assert!(stage.revision([Source::commit("Source", "")]).is_err());
-    assert!(stage.revision([Source::commit("Source", "a"), Source::image("Source", "b")]).is_err());
+    assert!(stage.revision([Source::commit("Source", V2), Source::image("Source", "b")]).is_err());
+    // CodePipeline tells the whole id, so an execution of less would be taken for somebody else's.
+    for abbreviated in ["4f5e6d7c8b9a", "main", &V2[1..], &V2.replace('2', "g"), &V2.repeat(2)] {
+        let e = stage.revision([Source::commit("Source", abbreviated)]).unwrap_err();
+        assert_eq!((e.kind(), e.to_string().contains("the full id is accepted")), (ErrorKind::Invalid, true), "{e}");
+    }
+    let sha256 = "0123456789abcdef".repeat(4);
+    for full in ["ABCDEF0123456789abcdef0123456789abcdef01", &sha256] {
+        let made = stage.revision([Source::commit("Source", full)]).unwrap();
+        assert_eq!(made.id.as_str(), format!("Source={}", full.to_lowercase()));
+    }
     let driver = Driver::new(&shop).await;
     let candidate = stage.revision([Source::object_version("App", "1")]).unwrap();
     let change = Change { candidate, ..driver.change.clone() };

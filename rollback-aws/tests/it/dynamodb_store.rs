@@ -489,3 +489,89 @@ async fn a_request_that_cannot_be_read_is_left_alone() {
     let heard = store.beat(open.driver.as_ref().unwrap()).await.unwrap();
     assert_eq!(heard.iter().map(|(_, asked)| asked.number).collect::<Vec<_>>(), [1, 3]);
 }
+
+/// The answer to a request comes too late, and meanwhile it is heard, and even ends the rollout: it is not asked twice, and
+/// whoever asked does not hear that it was too late.
+#[tokio::test(start_paused = true)]
+async fn a_request_that_was_heard_before_its_answer_came_is_not_asked_again() {
+    for ends in [false, true] {
+        let aws = simulator();
+        let store = store(&aws);
+        let open = record("checkout");
+        let driver = open.driver.clone().unwrap();
+        store.create(&open).await.unwrap();
+        store.beat(&driver).await.unwrap();
+        // The SDK gives the first try up after 10 s.
+        aws.fault(Fault::of("dynamodb:UpdateItem", Trouble::DelayAnswer(Duration::from_secs(15))));
+        let asking = tokio::spawn({
+            let (store, id) = (self::store(&aws), open.id.clone());
+            async move { store.ask(&id, &abort()).await }
+        });
+        let heard = async || {
+            for _ in 0..12 {
+                let asked = store.beat(&driver).await.unwrap();
+                if !asked.is_empty() {
+                    return asked;
+                }
+            }
+            Vec::new()
+        };
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(heard().await.len(), 1);
+        let standing = if ends { Standing::Over } else { Standing::Open };
+        store.update(&Record { heard: 1, standing, ..open.clone() }, Serial(1)).await.unwrap();
+        assert_eq!(heard().await, [], "it was heard, and may be forgotten now");
+        asking.await.unwrap().expect("the first try was heard");
+        assert_eq!(heard().await, [], "it is not asked once more");
+        let again = store.ask(&open.id, &abort()).await;
+        assert_eq!(again.is_err(), ends, "another request is another one: {again:?}");
+    }
+}
+
+/// What was heard is known for a second try, and not for ever.
+#[tokio::test(start_paused = true)]
+async fn the_lock_of_a_rollout_keeps_the_nonces_of_a_few_requests_and_of_them_no_text() {
+    let aws = simulator();
+    let store = store(&aws);
+    let open = record("checkout");
+    store.create(&open).await.unwrap();
+    for number in 1..=30 {
+        store.ask(&open.id, &abort()).await.unwrap();
+        store.update(&Record { heard: number, ..open.clone() }, Serial(number)).await.unwrap();
+    }
+    let item = aws.dynamodb().items(TABLE).into_iter().find(|item| item["pk"]["S"] == "open").unwrap();
+    let kept = (item["requests"]["M"].as_object().unwrap().len(), item["answered"]["L"].as_array().unwrap().len());
+    assert_eq!(kept, (1, 8), "{item}");
+}
+
+/// An item that no version of ours wrote, or a newer one, costs its own rollout and no other.
+#[tokio::test(start_paused = true)]
+async fn one_open_rollout_that_cannot_be_read_does_not_keep_the_others_from_their_drivers() {
+    let aws = simulator();
+    let (odd, newer, body, good) = (record("odd"), record("newer"), record("body"), record("good"));
+    let mine = |it: &Record| Record { driver: good.driver.clone(), ..it.clone() };
+    let store = store(&aws);
+    for it in [&odd, &newer, &body, &good] {
+        store.create(&mine(it)).await.unwrap();
+        store.ask(&it.id, &abort()).await.unwrap();
+    }
+    for mut item in aws.dynamodb().items(TABLE) {
+        match (item["pk"]["S"].as_str().unwrap(), item["sk"]["S"].as_str().unwrap()) {
+            ("open", "odd") => item["asked"] = serde_json::json!({ "S": "seven" }),
+            ("open", "newer") => item["v"] = serde_json::json!({ "N": "99" }),
+            (pk, "record") if pk.ends_with(body.id.as_str()) => item["v"] = serde_json::json!({ "N": "99" }),
+            _ => continue,
+        }
+        aws.dynamodb().put(TABLE, &item);
+    }
+    let mut open: Vec<String> = store.open().await.unwrap().iter().map(|it| it.subject.to_string()).collect();
+    open.sort_unstable();
+    assert_eq!(open, ["body", "good"]);
+    let heard = store.beat(good.driver.as_ref().unwrap()).await.unwrap();
+    assert_eq!(heard.iter().map(|(id, _)| id.clone()).collect::<Vec<_>>(), [good.id.clone()]);
+
+    // Whoever asks for just that one hears why, and nobody begins another rollout over it.
+    assert_eq!(store.load(&body.id).await.unwrap_err().kind(), ErrorKind::Unsupported);
+    let e = store.create(&record("newer")).await.unwrap_err();
+    assert_eq!((e.kind(), e.to_string().contains("newer version")), (ErrorKind::Unsupported, true), "{e}");
+}

@@ -3,8 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use aws_sdk_ecs::types::TaskDefinitionField;
 use rollback_aws::{
-    ecs::{ROLLOUT, Service, Settings, Shape},
+    ecs::{REGISTER, ROLLOUT, Service, Settings, Shape},
     testing::{
         Refusal, Simulator,
         ecs::{Setup, Time},
@@ -18,8 +19,8 @@ use rollback_core::{
     engine::{Engine, NewRollout, Outcome as Ended, Target},
     gate::Policy,
     model::{Change, Goal, Progress, Revision, Serves, Weight},
-    plan::Plan,
-    state::State,
+    plan::{Deadlines, Plan},
+    state::{State, Versions},
     store::Memory,
     testing::{
         backend::{self, Bench, Driver, Outcome},
@@ -123,7 +124,8 @@ impl Bench for Fleet {
     }
 
     async fn connect(&self) -> Arc<dyn DeploymentBackend> {
-        Arc::new(self.service())
+        // What is promised of late calls is promised for any settle time: a short one makes the sweeps quick.
+        Arc::new(self.service().settle(Duration::from_secs(60)))
     }
 
     fn candidate(&self) -> Revision {
@@ -353,6 +355,20 @@ async fn a_shape_or_time_outs_that_do_not_fit_the_plan_are_refused() {
     let long = Plan::canary([10, 100], Duration::from_secs(3700)).unwrap();
     let why = refused(&prove(&fleet, &fleet.service(), "checkout:2", &long).await);
     assert!(why.contains("times out after 60 min, in the middle of a bake of 62 min"), "{why}");
+    // What a bake may take is more than its time: evidence is behind, and overtime is allowed.
+    for (bake, overtime, refused_, open) in [
+        (3600 - 120, 1, true, false),
+        (3600 - 121, 1, false, false),
+        (1800, 1800, false, true),
+        (1800, 1799, false, false),
+    ] {
+        let deadlines = Deadlines { overtime: Duration::from_secs(overtime), ..Deadlines::default() };
+        let plan = Plan::canary([10, 100], Duration::from_secs(bake)).unwrap().with_deadlines(deadlines).unwrap();
+        let found = prove(&fleet, &fleet.service(), "checkout:2", &plan).await;
+        assert_eq!(refused(&found).contains("in the middle of a bake"), refused_, "{bake} s: {found:?}");
+        let told = found.not_provable.iter().any(|it| it.as_str().contains("that each bake is judged within 60 min"));
+        assert_eq!(told, open, "{bake} s and {overtime} s: {found:?}");
+    }
     for (config, words) in [
         (
             json!({ "canaryConfiguration": { "canaryPercent": 10.0, "canaryBakeTimeInMinutes": 30 } }),
@@ -376,7 +392,7 @@ async fn a_shape_or_time_outs_that_do_not_fit_the_plan_are_refused() {
 #[tokio::test(start_paused = true)]
 async fn settings_are_checked_and_on_request_set_and_the_rest_stays() {
     let fleet = Fleet::of(Shape::blue_green(), json!({ "strategy": "BLUE_GREEN", "bakeTimeInMinutes": 7 }));
-    let wanted = Settings::new().circuit_breaker().alarms(["errors"]).pauses(Duration::from_secs(1800));
+    let wanted = Settings::new().circuit_breaker().alarms(["errors"]).pauses(Duration::from_secs(1800)).unwrap();
     let service = fleet.service().settings(wanted.clone());
     let found = prove(&fleet, &service, "checkout:2", &all_at_once()).await;
     assert_eq!(found.refused.len(), 3, "{found:?}");
@@ -406,6 +422,62 @@ async fn settings_are_checked_and_on_request_set_and_the_rest_stays() {
 
     let e = Fleet::rolling().service().set(&wanted).await.unwrap_err();
     assert_eq!(e.kind(), ErrorKind::Unsupported);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_of_no_whole_minutes_is_rounded_up_and_found_to_be_set() {
+    let fleet = Fleet::of(Shape::blue_green(), json!({ "strategy": "BLUE_GREEN" }));
+    for (asked, minutes) in [(90_000, 2), (60_001, 2), (60_000, 1), (1, 1)] {
+        let wanted = Settings::new().pauses(Duration::from_millis(asked)).unwrap();
+        fleet.service().set(&wanted).await.unwrap();
+        assert_eq!(fleet.service().lacks(&wanted).await.unwrap(), [], "{asked} ms");
+        let ecs = fleet.aws.account().ecs();
+        let said = ecs.describe_services().cluster(SHOP.0).services(SHOP.1).send().await.unwrap();
+        let hooks = said.services()[0].deployment_configuration().unwrap().lifecycle_hooks().to_vec();
+        let set = hooks[0].timeout_configuration().unwrap().timeout_in_minutes();
+        assert_eq!((hooks.len(), set), (1, Some(minutes)), "{asked} ms");
+    }
+    for never in [Duration::ZERO, Duration::from_millis(20_160 * 60_000 + 1), Duration::MAX] {
+        let e = Settings::new().pauses(never).unwrap_err();
+        assert_eq!((e.kind(), e.to_string().contains("1 min to 336 h")), (ErrorKind::Invalid, true), "{e}");
+    }
+    Settings::new().pauses(Duration::from_secs(20_160 * 60)).unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_image_is_registered_with_all_the_rest_and_the_tags_but_those_of_aws() {
+    let fleet = Fleet::canary();
+    let (aws, service) = (&fleet.aws, fleet.service());
+    for (key, value) in
+        [("aws:cloudformation:stack-name", "shop"), ("team", "checkout"), ("AWS:other", "x"), ("awsome", "aws-ish")]
+    {
+        aws.ecs().tag("checkout:1", key, value);
+    }
+    for action in REGISTER {
+        aws.deny(action.action);
+        let e = service.register("checkout", "registry.example/checkout:new").await.unwrap_err();
+        assert_eq!((e.kind(), e.to_string().contains(action.action)), (ErrorKind::Denied, true), "{e}");
+        assert!(service.registering_policy().to_string().contains(action.action));
+        aws.allow(action.action);
+    }
+    let made = service.register("checkout", "registry.example/checkout:new").await.unwrap();
+    let ecs = aws.account().ecs();
+    let read = async |name: &str| {
+        let call = ecs.describe_task_definition().task_definition(name).include(TaskDefinitionField::Tags);
+        call.send().await.unwrap()
+    };
+    let (old, new) = (read("checkout:1").await, read(made.id.as_str()).await);
+    let tags: Vec<_> = new.tags().iter().map(|it| (it.key().unwrap(), it.value().unwrap())).collect();
+    assert_eq!(tags, [("team", "checkout"), ("awsome", "aws-ish")]);
+    let (old, new) = (old.task_definition().unwrap(), new.task_definition().unwrap());
+    assert_eq!((new.family(), new.network_mode()), (old.family(), old.network_mode()));
+    let (old, new) = (&old.container_definitions()[0], &new.container_definitions()[0]);
+    assert_eq!(new.image(), Some("registry.example/checkout:new"));
+    assert_eq!((new.name(), new.port_mappings()), (old.name(), old.port_mappings()));
+    assert_eq!(aws.ecs().deployments(SHOP.0, SHOP.1).len(), 1, "registering deploys nothing");
+
+    let e = service.register("web", "registry.example/web").await.unwrap_err();
+    assert!(e.to_string().contains("has no container web; it has checkout"), "{e}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -518,6 +590,37 @@ async fn a_driver_that_is_too_late_changes_nothing() {
     let back = driver.save(Goal::Baseline, &version);
     assert_eq!(driver.send(&back).await.unwrap_err().kind(), ErrorKind::Conflict);
     assert_eq!(fleet.aws.ecs().deployments(SHOP.0, SHOP.1).len(), deployments);
+}
+
+/// Longer than the SDK tries: a request that is lost on the way back is not waited out for five minutes.
+#[tokio::test(start_paused = true)]
+async fn a_way_back_that_nobody_hears_is_asked_for_again_until_somebody_does() {
+    for (waits, call) in [(0, "ecs:StopServiceDeployment"), (120, "ecs:ContinueServiceDeployment")] {
+        for trouble in [Trouble::LoseRequest, Trouble::LoseAnswer] {
+            let fleet = Fleet::canary();
+            let mut driver = Driver::new(&fleet).await;
+            driver.backend = Arc::new(fleet.service());
+            driver.drive(Goal::Split(10.try_into().unwrap())).await;
+            tokio::time::sleep(Duration::from_secs(waits)).await;
+            let version = driver.look(Goal::Baseline).await.version;
+            let attempt = driver.save(Goal::Baseline, &version);
+            let tries = fleet.aws.calls().get(call).copied().unwrap_or_default();
+            fleet.aws.fault(Fault::of(call, trouble.clone()).times(7));
+            let began = fleet.aws.clock().now();
+            // A repetition of what landed is refused, which is as good.
+            let sent = driver.send(&attempt).await;
+            assert!(sent.as_ref().map_or_else(|e| e.kind() == ErrorKind::Conflict, |()| true), "{call}: {sent:?}");
+            let took = fleet.aws.clock().now().duration_since(began).as_secs();
+            assert!(took < 150, "{trouble:?} of {call}: {took} s");
+            assert!(fleet.aws.calls()[call] > tries + 3, "no more than the SDK's own tries");
+            let status = fleet.aws.ecs().last(SHOP.0, SHOP.1).unwrap().status;
+            assert!(status.starts_with("ROLLBACK_"), "{trouble:?} of {call}: {status}");
+        }
+    }
+    let Versions::Unchecked { settle } = Fleet::canary().service().capabilities().versions else {
+        panic!("ECS checks no versions")
+    };
+    assert_eq!(settle, Duration::from_secs(300), "as long as AWS takes a signed request");
 }
 
 /// ECS's alarm rollback and our gate, in either order and at once.

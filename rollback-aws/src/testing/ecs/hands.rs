@@ -118,6 +118,20 @@ impl Hands<'_> {
         })
     }
 
+    /// Somebody, or AWS itself, tags it.
+    ///
+    /// # Panics
+    /// When it is not there.
+    pub fn tag(&self, task_definition: &str, key: &str, value: &str) {
+        self.with(|world, _| {
+            let arn = world.ecs.task_definition(task_definition).map(|it| it.arn.clone());
+            let mut all = world.ecs.families.values_mut().flatten();
+            let found = all.find(|it| Some(&it.arn) == arn.as_ref());
+            let tags = &mut found.expect("it was registered").tags;
+            tags.as_array_mut().expect("it is a list").push(json!({ "key": key, "value": value }));
+        });
+    }
+
     /// Somebody deregisters it.
     ///
     /// # Panics

@@ -21,6 +21,8 @@ pub(super) struct TaskDefinition {
     pub(super) registered: Timestamp,
     /// As it was registered.
     pub(super) body: Map<String, Value>,
+    /// A list of keys and values.
+    pub(super) tags: Value,
 }
 
 /// How tasks of a task definition end, if they do not run.
