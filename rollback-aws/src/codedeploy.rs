@@ -6,7 +6,7 @@
 //! |---|---|
 //! | target | a deployment group, [`Group`] |
 //! | revision | a bundle in S3 or GitHub, or the text of an AppSpec: [`Artefact`] |
-//! | version | the id of the group's newest deployment; CodeDeploy checks none, so a settle time is waited |
+//! | version | the id of the group's newest deployment, and whether it is over; CodeDeploy checks none, so a settle time is waited |
 //! | weights | 100 %, at CodeDeploy's pace; 0 % too in a group that waits before the traffic ([`Group::waits_for_approval`]) |
 //! | roll back | stop with rollback while the deployment runs, else deploy the recorded revision again |
 //!
@@ -410,7 +410,7 @@ impl Group {
             newest = self.before_upkeep().await?.or(newest);
         }
         let at = newest.as_ref().map_or(NEVER, |it| it.id.as_str());
-        if let Some(last) = last.filter(|last| last.version.as_str() == at) {
+        if let Some(last) = last.filter(|last| deployment_of(&last.version) == at) {
             for id in self.since(last.at).await? {
                 let other = self.poller.get(&id, true).await?;
                 if !other.is_upkeep() && newest.as_ref().is_none_or(|it| it.created < other.created) {
@@ -722,8 +722,12 @@ impl Seen<'_> {
         }
     }
 
-    fn version(&self) -> &str {
-        self.found.newest.as_ref().map_or(NEVER, |it| it.id.as_str())
+    /// A stop and a deployment of the baseline are both on the way to it: which of them is due at a deployment, its phase
+    /// tells.
+    fn version(&self) -> Result<Version> {
+        let Some(newest) = &self.found.newest else { return Version::try_from(NEVER) };
+        let phase = if newest.is_active() { ACTIVE } else { OVER };
+        Version::try_from(format!("{}{phase}", newest.id))
     }
 
     /// Whether this attempt is known to have landed, or to have nothing left to do.
@@ -735,19 +739,21 @@ impl Seen<'_> {
             if it.mark.as_ref().is_some_and(|mark| mark.nonce == nonce) {
                 return true;
             }
-            if it.id != attempt.version.as_str()
-                || it.mark.as_ref().is_none_or(|mark| mark.rollout != self.change.rollout.as_str())
-            {
-                return false;
-            }
-            match attempt.goal {
-                // A stop is about one deployment. That one is over, though not by an alarm: it was a stop.
-                Goal::Baseline => it.status == Status::Stopped && !it.stopped_by_alarm(),
-                Goal::Split(_) => it.status != Status::Ready,
-                Goal::Candidate => it.status == Status::Succeeded,
-            }
+            // Only a deployment that runs is stopped or let go on; of one that is over nothing else can be asked.
+            let was = attempt.version.as_str().strip_suffix(ACTIVE);
+            was == Some(it.id.as_str())
+                && match attempt.goal {
+                    Goal::Split(_) => it.status != Status::Ready,
+                    Goal::Candidate | Goal::Baseline => !it.is_active(),
+                }
         })
     }
+}
+
+/// The id of the deployment that a version tells of.
+fn deployment_of(version: &Version) -> &str {
+    let version = version.as_str();
+    version.strip_suffix(ACTIVE).or_else(|| version.strip_suffix(OVER)).unwrap_or(version)
 }
 
 #[async_trait]
@@ -775,7 +781,7 @@ impl DeploymentBackend for Group {
         let seen = self.see(change, !goal.is_forward(), last).await?;
         let sight = seen.sight();
         let (progress, _) = sight.judge(goal);
-        let mut look = Observed::new(progress, Version::try_from(seen.version())?).parts(sight.parts());
+        let mut look = Observed::new(progress, seen.version()?).parts(sight.parts());
         look = look.landed(last.is_some_and(|last| seen.landed(last)));
         if !goal.is_forward() && matches!(self.platform, Platform::InPlace) {
             look = look.not_restored(vec![Note::new("what scripts of the candidate did besides its files")]);
@@ -795,9 +801,9 @@ impl DeploymentBackend for Group {
             return Err(Error::new(ErrorKind::Unsupported, why));
         }
         let seen = self.see(change, true, Some(attempt)).await?;
-        if seen.version() != attempt.version.as_str() {
-            let why =
-                format!("{self} has moved on: its newest deployment is {}, not {}", seen.version(), attempt.version);
+        let version = seen.version()?;
+        if version != attempt.version {
+            let why = format!("{self} has moved on: its newest deployment is {version}, not {}", attempt.version);
             return Err(Error::new(ErrorKind::Conflict, why));
         }
         match seen.sight().judge(goal) {
@@ -839,6 +845,10 @@ impl fmt::Debug for Group {
 
 /// The version of a group to which nothing was ever deployed.
 const NEVER: &str = "no deployment";
+
+/// What follows the id in a version while the deployment runs, and then.
+const ACTIVE: &str = " active";
+const OVER: &str = " over";
 
 /// How far this machine's clock may be off CodeDeploy's when deployments are looked for.
 const CLOCKS: Duration = Duration::from_secs(300);
