@@ -561,7 +561,8 @@ impl Group {
             over.is_none_or(|over| Duration::try_from(now.duration_since(over)).is_ok_and(|it| it >= self.settle));
         let stopping =
             newest.is_some_and(|it| self.known().stopping.get(&it.id).is_some_and(|at| at.elapsed() < self.settle));
-        Ok(Seen { change, platform: self.platform, baseline, found, targets, before, settled, stopping })
+        let last = last.map(|last| deployment_of(&last.version).to_owned());
+        Ok(Seen { change, platform: self.platform, baseline, found, last, targets, before, settled, stopping })
     }
 
     // --------------------------------------------------------------------------------------------------------- acting
@@ -700,6 +701,7 @@ struct Seen<'a> {
     platform: Platform,
     baseline: Spec,
     found: Found,
+    last: Option<String>,
     targets: Arc<[Target]>,
     before: Arc<[Target]>,
     settled: bool,
@@ -714,6 +716,7 @@ impl Seen<'_> {
             baseline: &self.baseline,
             candidate: self.change.candidate.id.as_str(),
             newest: self.found.newest.as_deref(),
+            last: self.last.as_deref(),
             rolled_back: self.found.rolled_back.as_deref(),
             targets: &self.targets,
             targets_before: &self.before,

@@ -15,7 +15,7 @@ use rollback_core::{
     testing::backend::Driver,
 };
 
-use crate::codedeploy_group::{APP, GROUP, Shop};
+use crate::codedeploy_group::{APP, GROUP, Shop, artefact, location};
 
 const FORWARD: Goal = Goal::Split(Weight::ALL);
 
@@ -76,4 +76,43 @@ async fn a_stop_that_comes_too_late_holds_up_no_deployment_of_the_baseline() {
     assert_due(&look, "has succeeded");
     assert!(look.landed, "there is nothing left to stop: {look:?}");
     assert_eq!(shop.aws.codedeploy().deployments(APP, GROUP).len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_baseline_that_was_not_read_off_the_group_is_back_only_where_it_serves_alone() {
+    let shop = Shop::new(Platform::InPlace).config("CodeDeployDefault.AllAtOnce");
+    let mut driver = Driver::new(&shop).await;
+    // The last promoted one, as a record of then has it.
+    driver.change.baseline = artefact(shop.platform, 1).revision().unwrap();
+    driver.change.candidate = artefact(shop.platform, 3).revision().unwrap();
+    assert_eq!(driver.look(Goal::Baseline).await.progress, Progress::Reached);
+    // It was deployed again, and an instance stayed behind; or another one was.
+    let hands = shop.aws.codedeploy();
+    for (n, sick) in [(1, true), (2, true), (2, false)] {
+        hands.sicken("i-2", sick);
+        let id = hands.deploy(APP, GROUP, &location(shop.platform, n));
+        tokio::time::sleep(seconds(120)).await;
+        assert_eq!(hands.deployment(&id)["status"], "Succeeded");
+        let look = driver.look(Goal::Baseline).await;
+        assert_due(&look, &id);
+        assert_eq!(look.weight, None);
+    }
+    driver.drive(Goal::Baseline).await;
+    shop.assert_serves(1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_strangers_deployment_after_ours_is_drift_also_for_a_baseline_that_was_not_read_off_the_group() {
+    let shop = Shop::new(Platform::InPlace);
+    let mut driver = Driver::new(&shop).await;
+    driver.change.baseline = artefact(shop.platform, 1).revision().unwrap();
+    driver.drive(FORWARD).await;
+    shop.assert_serves(2);
+    let stranger = shop.aws.codedeploy().deploy(APP, GROUP, &location(shop.platform, 3));
+    tokio::time::sleep(seconds(120)).await;
+    shop.assert_serves(3);
+    for goal in [FORWARD, Goal::Baseline] {
+        let look = driver.look(goal).await;
+        assert!(matches!(&look.progress, Progress::Drifted(it) if it.as_str().contains(&stranger)), "{goal}: {look:?}");
+    }
 }
