@@ -328,7 +328,8 @@ impl Group {
         self.poller.client()
     }
 
-    /// Makes sure that no deployment of somebody else runs, so that a rollout can start.
+    /// Makes sure that no deployment of somebody else runs, so that a rollout can start. One that has just failed or was
+    /// stopped is not over before CodeDeploy's own rollback of it is, or would have appeared: that is waited for in any case.
     ///
     /// # Errors
     /// `Conflict`, naming the deployment and who made it, when one runs and is not waited for; `Unavailable` when it was not
@@ -337,14 +338,19 @@ impl Group {
         let begun = Instant::now();
         let mut stopped = false;
         loop {
-            let found = self.find(true, None).await?;
-            let Some(newest) = found.newest.filter(|newest| newest.is_active()) else { return Ok(()) };
+            let Some(newest) = self.find(true, None).await?.newest else { return Ok(()) };
+            let runs = newest.is_active();
+            if !runs && !self.awaits_rollback(&newest) {
+                return Ok(());
+            }
             let patience = match busy {
-                Busy::Refuse => return Err(self.busy(&newest)),
+                Busy::Refuse if runs => return Err(self.busy(&newest)),
+                // It ends with the time that a rollback may take to appear.
+                Busy::Refuse => Duration::MAX,
                 Busy::Wait(patience) => patience,
                 Busy::Supersede(patience) => {
-                    // Once: CodeDeploy's own rollback of it is not superseded.
-                    if !std::mem::replace(&mut stopped, true) {
+                    // Once, and no rollback of CodeDeploy's own.
+                    if runs && newest.rolls_back.is_none() && !std::mem::replace(&mut stopped, true) {
                         match self.stop(&newest.id, true).await {
                             Err(e) if e.kind() != ErrorKind::Conflict => return Err(e),
                             _ => continue,
@@ -353,20 +359,37 @@ impl Group {
                     patience
                 }
             };
-            if begun.elapsed() >= patience {
+            let left = patience.saturating_sub(begun.elapsed());
+            if left.is_zero() {
                 let why = format!("{}, and was not over within {} s", self.busy(&newest), patience.as_secs());
                 return Err(Error::new(ErrorKind::Unavailable, why));
             }
-            tokio::time::sleep(Duration::from_secs(5)).await;
+            tokio::time::sleep(self.poller.pause().min(left)).await;
         }
     }
 
     fn busy(&self, newest: &Deployment) -> Error {
+        let then = if newest.is_active() { "wait for it, or stop it" } else { "its rollback is awaited" };
         let why = format!(
-            "{self} is busy: deployment {}, made by {}, is {}; wait for it, or stop it",
+            "{self} is busy: deployment {}, made by {}, is {}; {then}",
             newest.id, newest.creator, newest.said
         );
         Error::new(ErrorKind::Conflict, why)
+    }
+
+    /// Whether this deployment has ended so badly, and so lately, that CodeDeploy's own rollback of it may be about to appear.
+    fn awaits_rollback(&self, newest: &Deployment) -> bool {
+        matches!(newest.status, Status::Failed | Status::Stopped)
+            && newest.may_be_rolled_back()
+            && !self.is_settled(newest)
+    }
+
+    /// Whether this deployment ended so long ago that a rollback of it would be there.
+    fn is_settled(&self, newest: &Deployment) -> bool {
+        let Some(over) = newest.completed else { return true };
+        let now = self.client().config().time_source();
+        let now = now.and_then(|it| Timestamp::try_from(it.now()).ok()).unwrap_or(Timestamp::MAX);
+        Duration::try_from(now.duration_since(over)).is_ok_and(|it| it >= self.settle)
     }
 
     // -------------------------------------------------------------------------------------------------------- looking
@@ -553,12 +576,8 @@ impl Group {
             Some(it) if !fresh => self.targets(it).await.unwrap_or_else(|_| Arc::new([])),
             _ => Arc::new([]),
         };
-        let now = self.client().config().time_source();
-        let now = now.and_then(|it| Timestamp::try_from(it.now()).ok()).unwrap_or(Timestamp::MAX);
         let newest = found.newest.as_ref();
-        let over = newest.and_then(|it| it.completed);
-        let settled =
-            over.is_none_or(|over| Duration::try_from(now.duration_since(over)).is_ok_and(|it| it >= self.settle));
+        let settled = newest.is_none_or(|it| self.is_settled(it));
         let stopping =
             newest.is_some_and(|it| self.known().stopping.get(&it.id).is_some_and(|at| at.elapsed() < self.settle));
         let last = last.map(|last| deployment_of(&last.version).to_owned());

@@ -161,7 +161,7 @@ impl Poller {
     }
 
     /// The interval, give or take a fifth, so that processes do not stay in step.
-    fn pause(&self) -> Duration {
+    pub(super) fn pause(&self) -> Duration {
         let random = RandomState::new().hash_one(0_u8) % 401;
         let random = u32::try_from(random).expect("less than 401");
         self.inner.every * (800 + random) / 1000

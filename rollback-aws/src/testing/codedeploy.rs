@@ -10,7 +10,8 @@
 //! - the API reference and the user guide: lifecycle events and their order, which call is refused with which error.
 //!
 //! What neither tells, and is decided here: the words of most refusals, how long an event takes, what is said when there is
-//! nothing to roll back to, the code of a stop by request (`MANUAL_STOP`, which is in the enum).
+//! nothing to roll back to, the code of a stop by request (`MANUAL_STOP`, which is in the enum), that there is no rollback
+//! where another deployment runs by then.
 
 mod api;
 mod hands;
@@ -47,6 +48,8 @@ pub(super) struct Room {
     stopping: Duration,
     /// Whether rollbacks are made when they are due.
     rolls_back: bool,
+    /// How long after the end of a deployment its rollback is made.
+    rollbacks_after: Duration,
 }
 
 #[derive(Clone, Debug)]
@@ -95,6 +98,7 @@ impl Room {
             sick: BTreeSet::new(),
             stopping: Duration::from_secs(4),
             rolls_back: true,
+            rollbacks_after: Duration::ZERO,
         }
     }
 
@@ -114,6 +118,9 @@ impl Room {
 
     fn step(&mut self, id: &str, now: Timestamp, alarms: &dyn AlarmsNow) {
         let Some(it) = self.deployments.get_mut(id) else { return };
+        if it.rollback_at.take_if(|at| *at <= now).is_some() {
+            return self.roll_back(id, now);
+        }
         // A stop that was asked for comes before everything else.
         if let Some((at, roll_back)) = it.stopping
             && at <= now
@@ -322,12 +329,35 @@ impl Room {
         if !wanted || !self.rolls_back {
             return;
         }
-        self.roll_back(id, now);
+        if self.rollbacks_after.is_zero() {
+            return self.roll_back(id, now);
+        }
+        it.rollback_at = Some(now + self.rollbacks_after);
+        self.weights_back(id);
+    }
+
+    /// The weights are back before the rollback is there (EV1 to EV3).
+    fn weights_back(&mut self, id: &str) {
+        let from = &self.deployments[id];
+        let Some(group) = self.apps.get_mut(&from.app).and_then(|app| app.groups.get_mut(&from.group)) else { return };
+        if group.succeeded.is_none() {
+            return;
+        }
+        for target in &from.targets {
+            if let Some(estate) = group.estate.get_mut(&target.id) {
+                estate.other = None;
+            }
+        }
     }
 
     /// CodeDeploy's own rollback: a new deployment of the last successful revision.
     fn roll_back(&mut self, id: &str, now: Timestamp) {
         let from = self.deployments[id].clone();
+        if let Some(active) = self.active(&from.app, &from.group) {
+            let it = self.deployments.get_mut(id).expect("it was there");
+            it.message = Some(format!("Deployment {id} terminated. It is not rolled back: deployment {active} runs."));
+            return;
+        }
         let Some(group) = self.apps.get_mut(&from.app).and_then(|app| app.groups.get_mut(&from.group)) else { return };
         let last = group.succeeded.clone().and_then(|id| self.deployments.get(&id)).cloned();
         let Some(last) = last else {
@@ -337,12 +367,7 @@ impl Room {
             ));
             return;
         };
-        // The weights are back before the rollback is there (EV1 to EV3).
-        for target in &from.targets {
-            if let Some(estate) = group.estate.get_mut(&target.id) {
-                estate.other = None;
-            }
-        }
+        self.weights_back(id);
         let config = match from.platform {
             Platform::Ecs => "CodeDeployDefault.ECSAllAtOnce".into(),
             Platform::Lambda => "CodeDeployDefault.LambdaAllAtOnce".into(),
@@ -420,6 +445,7 @@ impl Room {
             due: None,
             waits: None,
             stopping: None,
+            rollback_at: None,
             healthy_least: 0,
         };
         let mut plan = Plan::default();
@@ -667,7 +693,7 @@ fn healthy_least(config: &Value, all: usize) -> usize {
 /// When something happens next to a deployment by itself.
 fn next_of(it: &Deployment) -> Option<Timestamp> {
     if !it.is_active() {
-        return None;
+        return it.rollback_at;
     }
     let polled = (!it.alarms.is_empty()).then_some(it.polled);
     [it.due, it.waits.map(|(_, until)| until), it.stopping.map(|(at, _)| at), polled].into_iter().flatten().min()

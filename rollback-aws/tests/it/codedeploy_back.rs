@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use rollback_aws::{
-    codedeploy::Platform,
+    codedeploy::{Busy, Platform},
     testing::{
         Refusal,
         fault::{Fault, Trouble},
@@ -11,6 +11,7 @@ use rollback_aws::{
 };
 use rollback_core::{
     ErrorKind,
+    backend::DeploymentBackend as _,
     model::{Goal, Observed, Progress, Weight},
     testing::backend::Driver,
 };
@@ -115,4 +116,43 @@ async fn a_strangers_deployment_after_ours_is_drift_also_for_a_baseline_that_was
         let look = driver.look(goal).await;
         assert!(matches!(&look.progress, Progress::Drifted(it) if it.as_str().contains(&stranger)), "{goal}: {look:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_group_is_busy_until_a_rollback_that_is_yet_to_appear_is_over() {
+    let shop = Shop::new(Platform::InPlace);
+    let hands = shop.aws.codedeploy();
+    hands.rollbacks_take(seconds(20));
+    for (busy, stopped) in [
+        (Busy::Supersede(seconds(300)), false),
+        (Busy::Supersede(seconds(300)), true),
+        (Busy::Wait(seconds(300)), true),
+        (Busy::Refuse, true),
+    ] {
+        let other = hands.deploy(APP, GROUP, &location(shop.platform, 3));
+        tokio::time::sleep(seconds(5)).await;
+        if stopped {
+            hands.stop(&other, true);
+        }
+        let way = shop.group().make_way(busy).await;
+        let last = hands.deployments(APP, GROUP).pop().unwrap();
+        let last = hands.deployment(&last);
+        assert_eq!(last["rollbackInfo"]["rollbackTriggeringDeploymentId"], *other, "{busy:?}: {last:#}");
+        if busy == Busy::Refuse {
+            let e = way.unwrap_err();
+            let id = last["deploymentId"].as_str().unwrap();
+            assert!(e.kind() == ErrorKind::Conflict && e.to_string().contains(id), "{e}");
+        } else {
+            way.unwrap();
+            assert_eq!(last["status"], "Succeeded", "{busy:?}");
+            shop.assert_serves(1);
+            shop.group().baseline().await.unwrap();
+        }
+    }
+    // One that never comes is not waited for for ever.
+    let shop = Shop::new(Platform::InPlace);
+    shop.aws.codedeploy().rolls_back(false);
+    let other = shop.aws.codedeploy().deploy(APP, GROUP, &location(shop.platform, 3));
+    shop.aws.codedeploy().stop(&other, true);
+    shop.group().make_way(Busy::Refuse).await.unwrap();
 }

@@ -187,6 +187,12 @@ impl Hands<'_> {
         self.with(|world, _| world.codedeploy.rolls_back = does);
     }
 
+    /// So long it takes from a deployment's end to CodeDeploy's own rollback of it, which until then nothing tells of; none at
+    /// first. In between somebody may deploy: then there is no rollback.
+    pub fn rollbacks_take(&self, time: Duration) {
+        self.with(|world, _| world.codedeploy.rollbacks_after = time);
+    }
+
     /// All deployments of a group: their ids, in order.
     pub fn deployments(&self, app: &str, group: &str) -> Vec<String> {
         self.with(|world, _| {
