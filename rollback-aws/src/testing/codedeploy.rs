@@ -50,6 +50,8 @@ pub(super) struct Room {
     rolls_back: bool,
     /// How long after the end of a deployment its rollback is made.
     rollbacks_after: Duration,
+    /// How long groups do not tell of a new deployment.
+    groups_lag: Duration,
 }
 
 #[derive(Clone, Debug)]
@@ -99,6 +101,7 @@ impl Room {
             stopping: Duration::from_secs(4),
             rolls_back: true,
             rollbacks_after: Duration::ZERO,
+            groups_lag: Duration::ZERO,
         }
     }
 

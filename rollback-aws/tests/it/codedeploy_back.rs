@@ -156,3 +156,48 @@ async fn a_group_is_busy_until_a_rollback_that_is_yet_to_appear_is_over() {
     shop.aws.codedeploy().stop(&other, true);
     shop.group().make_way(Busy::Refuse).await.unwrap();
 }
+
+/// Asks for the stop, and waits until it has happened and was seen.
+async fn stopped(shop: &Shop, driver: &mut Driver<'_>) -> String {
+    let look = driver.look(Goal::Baseline).await;
+    assert_due(&look, "with rollback");
+    let attempt = driver.save(Goal::Baseline, &look.version);
+    driver.send(&attempt).await.unwrap();
+    let id = shop.aws.codedeploy().deployments(APP, GROUP).pop().unwrap();
+    for _ in 0..60 {
+        let look = driver.look(Goal::Baseline).await;
+        if matches!(&look.progress, Progress::Underway(it) if it.as_str().contains("its rollback is awaited")) {
+            return id;
+        }
+        tokio::time::sleep(seconds(1)).await;
+    }
+    panic!("{id} was never seen to be stopped");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rollback_that_is_told_late_is_read_off_the_deployment() {
+    let shop = Shop::new(Platform::InPlace);
+    let mut driver = under_way(&shop).await;
+    shop.aws.codedeploy().rollbacks_take(seconds(20));
+    let id = stopped(&shop, &mut driver).await;
+    // From now on only the deployment tells.
+    shop.aws.codedeploy().groups_lag(seconds(600));
+    tokio::time::sleep(seconds(40)).await;
+    let look = driver.look(Goal::Baseline).await;
+    let back = shop.aws.codedeploy().deployment(&id)["rollbackInfo"]["rollbackDeploymentId"].clone();
+    assert!(look.version.as_str().starts_with(back.as_str().unwrap()), "{back}: {look:?}");
+    driver.drive(Goal::Baseline).await;
+    shop.assert_serves(1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn that_there_is_no_rollback_is_read_off_the_deployment_and_told() {
+    let shop = Shop::new(Platform::InPlace);
+    let mut driver = under_way(&shop).await;
+    shop.aws.codedeploy().rolls_back(false);
+    let id = stopped(&shop, &mut driver).await;
+    shop.aws.codedeploy().say_of_rollback(&id, "It cannot be rolled back.");
+    tokio::time::sleep(seconds(20)).await;
+    let look = driver.look(Goal::Baseline).await;
+    assert_due(&look, "It cannot be rolled back.");
+}
