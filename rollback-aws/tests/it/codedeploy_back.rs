@@ -181,7 +181,7 @@ async fn a_rollback_that_is_told_late_is_read_off_the_deployment() {
     shop.aws.codedeploy().rollbacks_take(seconds(20));
     let id = stopped(&shop, &mut driver).await;
     // From now on only the deployment tells.
-    shop.aws.codedeploy().groups_lag(seconds(600));
+    shop.aws.codedeploy().groups_lag(seconds(45));
     tokio::time::sleep(seconds(40)).await;
     let look = driver.look(Goal::Baseline).await;
     let back = shop.aws.codedeploy().deployment(&id)["rollbackInfo"]["rollbackDeploymentId"].clone();
