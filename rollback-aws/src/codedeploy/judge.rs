@@ -5,7 +5,7 @@ use rollback_core::model::{Goal, Note, Part, Progress, Serves, Weight};
 
 use super::{
     Platform,
-    deployment::{Deployment, Status, Target},
+    deployment::{Deployment, Status, Target, is_all},
     revision::Spec,
 };
 
@@ -309,10 +309,6 @@ fn told_of(it: &Target) -> String {
         Some(at) => format!("{} ({}, {at})", it.name, it.status),
         None => format!("{} ({})", it.name, it.status),
     }
-}
-
-fn is_all(share: f64) -> bool {
-    share >= 99.9
 }
 
 fn weight(share: f64) -> Weight {

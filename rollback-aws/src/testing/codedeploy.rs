@@ -11,7 +11,7 @@
 //!
 //! What neither tells, and is decided here: the words of most refusals, how long an event takes, what is said when there is
 //! nothing to roll back to, the code of a stop by request (`MANUAL_STOP`, which is in the enum), that there is no rollback
-//! where another deployment runs by then.
+//! where another deployment runs by then, and that an AppSpec whose `CurrentVersion` is not what the alias is at fails.
 
 mod api;
 mod hands;
@@ -387,6 +387,20 @@ impl Room {
         it.message = Some(format!("Deployment {made} is triggered to roll back deployment {id}."));
     }
 
+    /// A Lambda deployment fails as it begins where its `CurrentVersion` is not what the alias is at.
+    fn check_alias(&mut self, id: &str, now: Timestamp) {
+        let it = &self.deployments[id];
+        let Some([_, alias, current, _]) = it.targets.first().and_then(|target| target.lambda.as_ref()) else { return };
+        let app = &self.apps[&it.app];
+        let Some(estate) = app.groups[&it.group].estate.get(&it.targets[0].id) else { return };
+        let serves = app.revisions.get(&estate.stable).map(spec_of).unwrap_or_default();
+        let at = alias_of(&serves)[3].clone();
+        if it.is_active() && at != *current {
+            let why = format!("The alias {alias} is at version {at}, and not at CurrentVersion {current}.");
+            self.end(id, now, "Failed", Some(("INVALID_LAMBDA_CONFIGURATION", why)), Some(false));
+        }
+    }
+
     /// Makes a deployment and plans its life. `back_from`: what it rolls back, if CodeDeploy itself does.
     #[expect(clippy::too_many_arguments, reason = "one place where a deployment is made, by two ways")]
     fn make(
@@ -630,10 +644,9 @@ fn ecs(
 
 fn lambda(it: &mut Deployment, content: &Value, config: &Value, back: bool, plan: &mut Plan, now: Timestamp) {
     let spec = spec_of(content);
-    let resource = spec["Resources"][0].as_object().and_then(|it| it.values().next()).cloned().unwrap_or_default();
-    let text = |name: &str| resource["Properties"][name].as_str().unwrap_or_default().to_owned();
-    let mut only = target(&format!("{}:{}", text("Name"), text("Alias")), None, ALLOW, now);
-    only.lambda = Some([text("Name"), text("Alias"), text("CurrentVersion"), text("TargetVersion")]);
+    let alias = alias_of(&spec);
+    let mut only = target(&format!("{}:{}", alias[0], alias[1]), None, ALLOW, now);
+    only.lambda = Some(alias);
     it.targets = vec![only];
     plan.start(false);
     if back {
@@ -653,6 +666,13 @@ fn lambda(it: &mut Deployment, content: &Value, config: &Value, back: bool, plan
     }
     plan.now(Step::Done(0));
     plan.now(Step::Succeed);
+}
+
+/// Function, alias, the version before, the version to come.
+fn alias_of(spec: &Value) -> [String; 4] {
+    let resource = spec["Resources"][0].as_object().and_then(|it| it.values().next()).cloned().unwrap_or_default();
+    ["Name", "Alias", "CurrentVersion", "TargetVersion"]
+        .map(|name| resource["Properties"][name].as_str().unwrap_or_default().to_owned())
 }
 
 /// Waits for somebody to go on, where the group says so.

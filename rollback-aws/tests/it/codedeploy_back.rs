@@ -16,6 +16,8 @@ use rollback_core::{
     testing::backend::Driver,
 };
 
+use serde_json::json;
+
 use crate::codedeploy_group::{APP, GROUP, Shop, artefact, location};
 
 const FORWARD: Goal = Goal::Split(Weight::ALL);
@@ -200,4 +202,21 @@ async fn that_there_is_no_rollback_is_read_off_the_deployment_and_told() {
     tokio::time::sleep(seconds(20)).await;
     let look = driver.look(Goal::Baseline).await;
     assert_due(&look, "It cannot be rolled back.");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_alias_that_was_never_moved_is_told_its_own_version_on_the_way_back() {
+    let shop = Shop::new(Platform::Lambda);
+    shop.aws.codedeploy().set(APP, GROUP, "autoRollbackConfiguration", json!({ "enabled": false }));
+    let shop = shop.keep();
+    shop.aws.codedeploy().break_at(&location(shop.platform, 2), "BeforeAllowTraffic");
+    let mut driver = under_way(&shop).await;
+    tokio::time::sleep(seconds(20)).await;
+    let failed = driver.look(FORWARD).await;
+    assert!(matches!(&failed.progress, Progress::Failed(it) if it.as_str().contains("BeforeAllowTraffic")), "{failed:?}");
+    driver.drive(Goal::Baseline).await;
+    let all = shop.aws.codedeploy().deployments(APP, GROUP);
+    assert_eq!(all.len(), 3);
+    assert_eq!(shop.aws.codedeploy().deployment(&all[2])["status"], "Succeeded");
+    shop.assert_serves(1);
 }

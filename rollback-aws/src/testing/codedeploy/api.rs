@@ -334,6 +334,7 @@ impl Room {
         }
         let revision = self.register(&app, &asked["revision"])?;
         let id = self.make(&app, &group, revision, config, asked.clone(), "user", None, now);
+        self.check_alias(&id, now);
         Ok(json!({ "deploymentId": id }))
     }
 
