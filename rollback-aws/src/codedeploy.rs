@@ -60,7 +60,7 @@ use jiff::Timestamp;
 use rollback_core::{
     Error, ErrorKind, Result,
     backend::{Capabilities, DeploymentBackend, Readiness, Weights},
-    model::{Attempt, Change, Goal, Note, Observed, Progress, Revision, Version, Weight},
+    model::{Attempt, Change, Goal, Note, Observed, Progress, Revision, RolloutId, Version, Weight},
     plan::Plan,
 };
 use tokio::time::Instant;
@@ -151,6 +151,8 @@ struct Known {
     targets: BTreeMap<String, (Arc<Deployment>, Arc<[Target]>)>,
     /// What was found when nothing ran, and when.
     rest: Option<(Instant, Found)>,
+    /// The rollout on whose way back we have looked since our last call.
+    back: Option<RolloutId>,
 }
 
 /// The deployments that matter, as one look finds them.
@@ -558,7 +560,13 @@ impl Group {
     }
 
     /// Everything that a judgement needs.
-    async fn see<'a>(&self, change: &'a Change, fresh: bool, last: Option<&Attempt>) -> Result<Seen<'a>> {
+    async fn see<'a>(
+        &self,
+        change: &'a Change,
+        goal: Goal,
+        fresh: bool,
+        last: Option<&Attempt>,
+    ) -> Result<Seen<'a>> {
         let baseline = Spec::of(&change.baseline)?;
         let mut found = self.find(fresh, last).await?;
         let mut targets: Arc<[Target]> = Arc::new([]);
@@ -568,13 +576,13 @@ impl Group {
         {
             targets = match self.targets(newest).await {
                 // A deployment that runs can be stopped whatever its targets are at.
-                Err(_) if fresh && newest.is_active() => targets,
+                Err(_) if !goal.is_forward() && newest.is_active() => targets,
                 read => read?,
             };
         }
         let before: Arc<[Target]> = match &found.rolled_back {
             // Only what a person is told: nothing waits for it.
-            Some(it) if !fresh => self.targets(it).await.unwrap_or_else(|_| Arc::new([])),
+            Some(it) if goal.is_forward() => self.targets(it).await.unwrap_or_else(|_| Arc::new([])),
             _ => Arc::new([]),
         };
         let newest = found.newest.as_ref();
@@ -702,6 +710,7 @@ impl Group {
     fn forget(&self, running: Option<&str>) {
         let mut known = self.known();
         known.rest = None;
+        known.back = None;
         known.running = running.map(str::to_owned);
         known.stopping.retain(|_, at| at.elapsed() < self.settle);
         drop(known);
@@ -800,8 +809,12 @@ impl DeploymentBackend for Group {
     }
 
     async fn observe<'a>(&self, change: &Change, goal: Goal, last: Option<&'a Attempt>) -> Result<Observed> {
-        // On the way back what is seen decides: it is never older than the question.
-        let seen = self.see(change, !goal.is_forward(), last).await?;
+        // Whether to stop or to deploy is not decided by what is an interval old. After that the way back is watched like any
+        // other: the engine asks every two seconds, and a hundred groups may be going back at once.
+        let back = (!goal.is_forward()).then(|| change.rollout.clone());
+        let fresh = back.is_some() && self.known().back != back;
+        let seen = self.see(change, goal, fresh, last).await?;
+        self.known().back = back;
         let sight = seen.sight();
         let (progress, _) = sight.judge(goal);
         let mut look = Observed::new(progress, seen.version()?).parts(sight.parts());
@@ -823,7 +836,7 @@ impl DeploymentBackend for Group {
             let why = format!("{self} cannot give {weight}; CodeDeploy moves the traffic at its own pace");
             return Err(Error::new(ErrorKind::Unsupported, why));
         }
-        let seen = self.see(change, true, Some(attempt)).await?;
+        let seen = self.see(change, goal, true, Some(attempt)).await?;
         let version = seen.version()?;
         if version != attempt.version {
             let why = format!("{self} has moved on: its newest deployment is {version}, not {}", attempt.version);
