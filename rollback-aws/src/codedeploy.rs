@@ -153,6 +153,8 @@ struct Known {
     rest: Option<(Instant, Found)>,
     /// The rollout on whose way back we have looked since our last call.
     back: Option<RolloutId>,
+    /// The newest deployment, if it is over, and since when we know that.
+    over: Option<(String, Instant)>,
 }
 
 /// The deployments that matter, as one look finds them.
@@ -389,10 +391,15 @@ impl Group {
 
     /// Whether this deployment ended so long ago that a rollback of it would be there.
     fn is_settled(&self, newest: &Deployment) -> bool {
-        let Some(over) = newest.completed else { return true };
-        let now = self.client().config().time_source();
-        let now = now.and_then(|it| Timestamp::try_from(it.now()).ok()).unwrap_or(Timestamp::MAX);
-        Duration::try_from(now.duration_since(over)).is_ok_and(|it| it >= self.settle)
+        // By our own watch. By the two clocks only where they can hardly be so far apart: for a process that has just begun.
+        let seen = {
+            let mut known = self.known();
+            known.over.take_if(|(id, _)| *id != newest.id);
+            known.over.get_or_insert_with(|| (newest.id.clone(), Instant::now())).1
+        };
+        let now = self.client().config().time_source().and_then(|it| Timestamp::try_from(it.now()).ok());
+        let since = now.zip(newest.completed).and_then(|(now, over)| Duration::try_from(now.duration_since(over)).ok());
+        seen.elapsed() >= self.settle || since.is_some_and(|it| it >= self.settle + CLOCKS)
     }
 
     // -------------------------------------------------------------------------------------------------------- looking
@@ -586,7 +593,7 @@ impl Group {
             _ => Arc::new([]),
         };
         let newest = found.newest.as_ref();
-        let settled = newest.is_none_or(|it| self.is_settled(it));
+        let settled = newest.is_none_or(|it| !it.is_active() && self.is_settled(it));
         let stopping =
             newest.is_some_and(|it| self.known().stopping.get(&it.id).is_some_and(|at| at.elapsed() < self.settle));
         let last = last.map(|last| deployment_of(&last.version).to_owned());
@@ -886,5 +893,5 @@ const NEVER: &str = "no deployment";
 const ACTIVE: &str = " active";
 const OVER: &str = " over";
 
-/// How far this machine's clock may be off CodeDeploy's when deployments are looked for.
+/// How far this machine's clock may be off CodeDeploy's.
 const CLOCKS: Duration = Duration::from_secs(300);

@@ -52,6 +52,8 @@ pub(super) struct Room {
     rollbacks_after: Duration,
     /// How long groups do not tell of a new deployment.
     groups_lag: Duration,
+    /// How far the times that deployments end at lie behind.
+    behind: Duration,
 }
 
 #[derive(Clone, Debug)]
@@ -102,6 +104,7 @@ impl Room {
             rolls_back: true,
             rollbacks_after: Duration::ZERO,
             groups_lag: Duration::ZERO,
+            behind: Duration::ZERO,
         }
     }
 
@@ -322,7 +325,7 @@ impl Room {
             ("Stopped", Some("MANUAL_STOP")) => "DEPLOYMENT_STOP_ON_REQUEST",
             _ => "DEPLOYMENT_FAILURE",
         };
-        (it.status, it.error, it.completed) = (status, error, Some(now));
+        (it.status, it.error, it.completed) = (status, error, Some(now - self.behind));
         it.cut_short(now, "Failed");
         if status == "Succeeded" {
             return;

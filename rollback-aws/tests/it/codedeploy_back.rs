@@ -220,3 +220,27 @@ async fn an_alias_that_was_never_moved_is_told_its_own_version_on_the_way_back()
     assert_eq!(shop.aws.codedeploy().deployment(&all[2])["status"], "Succeeded");
     shop.assert_serves(1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_rollback_is_awaited_by_our_own_watch_and_not_by_two_clocks() {
+    let shop = Shop::new(Platform::InPlace);
+    let mut driver = under_way(&shop).await;
+    let hands = shop.aws.codedeploy();
+    hands.rollbacks_take(seconds(40));
+    hands.clock_behind(seconds(120));
+    let id = stopped(&shop, &mut driver).await;
+    driver.drive(Goal::Baseline).await;
+    let all = hands.deployments(APP, GROUP);
+    assert_eq!(hands.deployment(&id)["rollbackInfo"]["rollbackDeploymentId"], *all[2]);
+    assert_eq!(all.len(), 3, "CodeDeploy's own rollback, and none of ours beside it");
+    shop.assert_serves(1);
+    // One that ended long ago is not waited for by whoever has just begun.
+    let shop = Shop::new(Platform::InPlace);
+    shop.aws.codedeploy().rolls_back(false);
+    let other = shop.aws.codedeploy().deploy(APP, GROUP, &location(shop.platform, 3));
+    shop.aws.codedeploy().stop(&other, true);
+    tokio::time::sleep(seconds(600)).await;
+    let begun = tokio::time::Instant::now();
+    shop.group().make_way(Busy::Refuse).await.unwrap();
+    assert!(begun.elapsed() < seconds(5), "{:?}", begun.elapsed());
+}

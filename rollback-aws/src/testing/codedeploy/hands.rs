@@ -198,6 +198,11 @@ impl Hands<'_> {
         self.with(|world, _| world.codedeploy.groups_lag = time);
     }
 
+    /// By CodeDeploy's clock deployments end so much earlier from now on.
+    pub fn clock_behind(&self, time: Duration) {
+        self.with(|world, _| world.codedeploy.behind = time);
+    }
+
     /// CodeDeploy says this of the rollback of a deployment: as that there is none.
     pub fn say_of_rollback(&self, deployment: &str, message: &str) {
         self.with(|world, _| {
