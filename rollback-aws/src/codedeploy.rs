@@ -6,7 +6,7 @@
 //! |---|---|
 //! | target | a deployment group, [`Group`] |
 //! | revision | a bundle in S3 or GitHub, or the text of an AppSpec: [`Artefact`] |
-//! | version | the id of the group's newest deployment; CodeDeploy checks none, so a settle time is waited |
+//! | version | the id of the group's newest deployment, and whether it is over; CodeDeploy checks none, so a settle time is waited |
 //! | weights | 100 %, at CodeDeploy's pace; 0 % too in a group that waits before the traffic ([`Group::waits_for_approval`]) |
 //! | roll back | stop with rollback while the deployment runs, else deploy the recorded revision again |
 //!
@@ -29,7 +29,8 @@
 //! wait is over, a rollback has an id of its own, is all at once and deaf to alarms, an alarm makes a deployment `Stopped`
 //! within half a minute. From the API reference: no token makes `CreateDeployment` idempotent, so each of ours says in its
 //! description whose it is, and the group's deployments are looked at after an answer was lost. Not documented, and treated
-//! with care: whether a Lambda AppSpec whose `CurrentVersion` is not the alias's is taken (it is set anew, where it is JSON),
+//! with care: whether a Lambda AppSpec whose `CurrentVersion` is not the alias's is taken (it is set to what the alias is at by
+//! then, where it is JSON),
 //! and how long a rollback takes to appear (the settle time).
 
 mod deployment;
@@ -59,7 +60,7 @@ use jiff::Timestamp;
 use rollback_core::{
     Error, ErrorKind, Result,
     backend::{Capabilities, DeploymentBackend, Readiness, Weights},
-    model::{Attempt, Change, Goal, Note, Observed, Progress, Revision, Version, Weight},
+    model::{Attempt, Change, Goal, Note, Observed, Progress, Revision, RolloutId, Version, Weight},
     plan::Plan,
 };
 use tokio::time::Instant;
@@ -150,6 +151,10 @@ struct Known {
     targets: BTreeMap<String, (Arc<Deployment>, Arc<[Target]>)>,
     /// What was found when nothing ran, and when.
     rest: Option<(Instant, Found)>,
+    /// The rollout on whose way back we have looked since our last call.
+    back: Option<RolloutId>,
+    /// The newest deployment, if it is over, and since when we know that.
+    over: Option<(String, Instant)>,
 }
 
 /// The deployments that matter, as one look finds them.
@@ -328,7 +333,8 @@ impl Group {
         self.poller.client()
     }
 
-    /// Makes sure that no deployment of somebody else runs, so that a rollout can start.
+    /// Makes sure that no deployment of somebody else runs, so that a rollout can start. One that has just failed or was
+    /// stopped is not over before CodeDeploy's own rollback of it is, or would have appeared: that is waited for in any case.
     ///
     /// # Errors
     /// `Conflict`, naming the deployment and who made it, when one runs and is not waited for; `Unavailable` when it was not
@@ -337,14 +343,19 @@ impl Group {
         let begun = Instant::now();
         let mut stopped = false;
         loop {
-            let found = self.find(true, None).await?;
-            let Some(newest) = found.newest.filter(|newest| newest.is_active()) else { return Ok(()) };
+            let Some(newest) = self.find(true, None).await?.newest else { return Ok(()) };
+            let runs = newest.is_active();
+            if !runs && !self.awaits_rollback(&newest) {
+                return Ok(());
+            }
             let patience = match busy {
-                Busy::Refuse => return Err(self.busy(&newest)),
+                Busy::Refuse if runs => return Err(self.busy(&newest)),
+                // It ends with the time that a rollback may take to appear.
+                Busy::Refuse => Duration::MAX,
                 Busy::Wait(patience) => patience,
                 Busy::Supersede(patience) => {
-                    // Once: CodeDeploy's own rollback of it is not superseded.
-                    if !std::mem::replace(&mut stopped, true) {
+                    // Once, and no rollback of CodeDeploy's own.
+                    if runs && newest.rolls_back.is_none() && !std::mem::replace(&mut stopped, true) {
                         match self.stop(&newest.id, true).await {
                             Err(e) if e.kind() != ErrorKind::Conflict => return Err(e),
                             _ => continue,
@@ -353,20 +364,42 @@ impl Group {
                     patience
                 }
             };
-            if begun.elapsed() >= patience {
+            let left = patience.saturating_sub(begun.elapsed());
+            if left.is_zero() {
                 let why = format!("{}, and was not over within {} s", self.busy(&newest), patience.as_secs());
                 return Err(Error::new(ErrorKind::Unavailable, why));
             }
-            tokio::time::sleep(Duration::from_secs(5)).await;
+            tokio::time::sleep(self.poller.pause().min(left)).await;
         }
     }
 
     fn busy(&self, newest: &Deployment) -> Error {
+        let then = if newest.is_active() { "wait for it, or stop it" } else { "its rollback is awaited" };
         let why = format!(
-            "{self} is busy: deployment {}, made by {}, is {}; wait for it, or stop it",
+            "{self} is busy: deployment {}, made by {}, is {}; {then}",
             newest.id, newest.creator, newest.said
         );
         Error::new(ErrorKind::Conflict, why)
+    }
+
+    /// Whether this deployment has ended so badly, and so lately, that CodeDeploy's own rollback of it may be about to appear.
+    fn awaits_rollback(&self, newest: &Deployment) -> bool {
+        matches!(newest.status, Status::Failed | Status::Stopped)
+            && newest.may_be_rolled_back()
+            && !self.is_settled(newest)
+    }
+
+    /// Whether this deployment ended so long ago that a rollback of it would be there.
+    fn is_settled(&self, newest: &Deployment) -> bool {
+        // By our own watch. By the two clocks only where they can hardly be so far apart: for a process that has just begun.
+        let seen = {
+            let mut known = self.known();
+            known.over.take_if(|(id, _)| *id != newest.id);
+            known.over.get_or_insert_with(|| (newest.id.clone(), Instant::now())).1
+        };
+        let now = self.client().config().time_source().and_then(|it| Timestamp::try_from(it.now()).ok());
+        let since = now.zip(newest.completed).and_then(|(now, over)| Duration::try_from(now.duration_since(over)).ok());
+        seen.elapsed() >= self.settle || since.is_some_and(|it| it >= self.settle + CLOCKS)
     }
 
     // -------------------------------------------------------------------------------------------------------- looking
@@ -410,7 +443,7 @@ impl Group {
             newest = self.before_upkeep().await?.or(newest);
         }
         let at = newest.as_ref().map_or(NEVER, |it| it.id.as_str());
-        if let Some(last) = last.filter(|last| last.version.as_str() == at) {
+        if let Some(last) = last.filter(|last| deployment_of(&last.version) == at) {
             for id in self.since(last.at).await? {
                 let other = self.poller.get(&id, true).await?;
                 if !other.is_upkeep() && newest.as_ref().is_none_or(|it| it.created < other.created) {
@@ -534,7 +567,13 @@ impl Group {
     }
 
     /// Everything that a judgement needs.
-    async fn see<'a>(&self, change: &'a Change, fresh: bool, last: Option<&Attempt>) -> Result<Seen<'a>> {
+    async fn see<'a>(
+        &self,
+        change: &'a Change,
+        goal: Goal,
+        fresh: bool,
+        last: Option<&Attempt>,
+    ) -> Result<Seen<'a>> {
         let baseline = Spec::of(&change.baseline)?;
         let mut found = self.find(fresh, last).await?;
         let mut targets: Arc<[Target]> = Arc::new([]);
@@ -544,24 +583,21 @@ impl Group {
         {
             targets = match self.targets(newest).await {
                 // A deployment that runs can be stopped whatever its targets are at.
-                Err(_) if fresh && newest.is_active() => targets,
+                Err(_) if !goal.is_forward() && newest.is_active() => targets,
                 read => read?,
             };
         }
         let before: Arc<[Target]> = match &found.rolled_back {
             // Only what a person is told: nothing waits for it.
-            Some(it) if !fresh => self.targets(it).await.unwrap_or_else(|_| Arc::new([])),
+            Some(it) if goal.is_forward() => self.targets(it).await.unwrap_or_else(|_| Arc::new([])),
             _ => Arc::new([]),
         };
-        let now = self.client().config().time_source();
-        let now = now.and_then(|it| Timestamp::try_from(it.now()).ok()).unwrap_or(Timestamp::MAX);
         let newest = found.newest.as_ref();
-        let over = newest.and_then(|it| it.completed);
-        let settled =
-            over.is_none_or(|over| Duration::try_from(now.duration_since(over)).is_ok_and(|it| it >= self.settle));
+        let settled = newest.is_none_or(|it| !it.is_active() && self.is_settled(it));
         let stopping =
             newest.is_some_and(|it| self.known().stopping.get(&it.id).is_some_and(|at| at.elapsed() < self.settle));
-        Ok(Seen { change, platform: self.platform, baseline, found, targets, before, settled, stopping })
+        let last = last.map(|last| deployment_of(&last.version).to_owned());
+        Ok(Seen { change, platform: self.platform, baseline, found, last, targets, before, settled, stopping })
     }
 
     // --------------------------------------------------------------------------------------------------------- acting
@@ -681,6 +717,7 @@ impl Group {
     fn forget(&self, running: Option<&str>) {
         let mut known = self.known();
         known.rest = None;
+        known.back = None;
         known.running = running.map(str::to_owned);
         known.stopping.retain(|_, at| at.elapsed() < self.settle);
         drop(known);
@@ -700,6 +737,7 @@ struct Seen<'a> {
     platform: Platform,
     baseline: Spec,
     found: Found,
+    last: Option<String>,
     targets: Arc<[Target]>,
     before: Arc<[Target]>,
     settled: bool,
@@ -714,6 +752,7 @@ impl Seen<'_> {
             baseline: &self.baseline,
             candidate: self.change.candidate.id.as_str(),
             newest: self.found.newest.as_deref(),
+            last: self.last.as_deref(),
             rolled_back: self.found.rolled_back.as_deref(),
             targets: &self.targets,
             targets_before: &self.before,
@@ -722,8 +761,12 @@ impl Seen<'_> {
         }
     }
 
-    fn version(&self) -> &str {
-        self.found.newest.as_ref().map_or(NEVER, |it| it.id.as_str())
+    /// A stop and a deployment of the baseline are both on the way to it: which of them is due at a deployment, its phase
+    /// tells.
+    fn version(&self) -> Result<Version> {
+        let Some(newest) = &self.found.newest else { return Version::try_from(NEVER) };
+        let phase = if newest.is_active() { ACTIVE } else { OVER };
+        Version::try_from(format!("{}{phase}", newest.id))
     }
 
     /// Whether this attempt is known to have landed, or to have nothing left to do.
@@ -735,19 +778,21 @@ impl Seen<'_> {
             if it.mark.as_ref().is_some_and(|mark| mark.nonce == nonce) {
                 return true;
             }
-            if it.id != attempt.version.as_str()
-                || it.mark.as_ref().is_none_or(|mark| mark.rollout != self.change.rollout.as_str())
-            {
-                return false;
-            }
-            match attempt.goal {
-                // A stop is about one deployment. That one is over, though not by an alarm: it was a stop.
-                Goal::Baseline => it.status == Status::Stopped && !it.stopped_by_alarm(),
-                Goal::Split(_) => it.status != Status::Ready,
-                Goal::Candidate => it.status == Status::Succeeded,
-            }
+            // Only a deployment that runs is stopped or let go on; of one that is over nothing else can be asked.
+            let was = attempt.version.as_str().strip_suffix(ACTIVE);
+            was == Some(it.id.as_str())
+                && match attempt.goal {
+                    Goal::Split(_) => it.status != Status::Ready,
+                    Goal::Candidate | Goal::Baseline => !it.is_active(),
+                }
         })
     }
+}
+
+/// The id of the deployment that a version tells of.
+fn deployment_of(version: &Version) -> &str {
+    let version = version.as_str();
+    version.strip_suffix(ACTIVE).or_else(|| version.strip_suffix(OVER)).unwrap_or(version)
 }
 
 #[async_trait]
@@ -771,11 +816,15 @@ impl DeploymentBackend for Group {
     }
 
     async fn observe<'a>(&self, change: &Change, goal: Goal, last: Option<&'a Attempt>) -> Result<Observed> {
-        // On the way back what is seen decides: it is never older than the question.
-        let seen = self.see(change, !goal.is_forward(), last).await?;
+        // Whether to stop or to deploy is not decided by what is an interval old. After that the way back is watched like any
+        // other: the engine asks every two seconds, and a hundred groups may be going back at once.
+        let back = (!goal.is_forward()).then(|| change.rollout.clone());
+        let fresh = back.is_some() && self.known().back != back;
+        let seen = self.see(change, goal, fresh, last).await?;
+        self.known().back = back;
         let sight = seen.sight();
         let (progress, _) = sight.judge(goal);
-        let mut look = Observed::new(progress, Version::try_from(seen.version())?).parts(sight.parts());
+        let mut look = Observed::new(progress, seen.version()?).parts(sight.parts());
         look = look.landed(last.is_some_and(|last| seen.landed(last)));
         if !goal.is_forward() && matches!(self.platform, Platform::InPlace) {
             look = look.not_restored(vec![Note::new("what scripts of the candidate did besides its files")]);
@@ -794,10 +843,10 @@ impl DeploymentBackend for Group {
             let why = format!("{self} cannot give {weight}; CodeDeploy moves the traffic at its own pace");
             return Err(Error::new(ErrorKind::Unsupported, why));
         }
-        let seen = self.see(change, true, Some(attempt)).await?;
-        if seen.version() != attempt.version.as_str() {
-            let why =
-                format!("{self} has moved on: its newest deployment is {}, not {}", seen.version(), attempt.version);
+        let seen = self.see(change, goal, true, Some(attempt)).await?;
+        let version = seen.version()?;
+        if version != attempt.version {
+            let why = format!("{self} has moved on: its newest deployment is {version}, not {}", attempt.version);
             return Err(Error::new(ErrorKind::Conflict, why));
         }
         match seen.sight().judge(goal) {
@@ -840,5 +889,9 @@ impl fmt::Debug for Group {
 /// The version of a group to which nothing was ever deployed.
 const NEVER: &str = "no deployment";
 
-/// How far this machine's clock may be off CodeDeploy's when deployments are looked for.
+/// What follows the id in a version while the deployment runs, and then.
+const ACTIVE: &str = " active";
+const OVER: &str = " over";
+
+/// How far this machine's clock may be off CodeDeploy's.
 const CLOCKS: Duration = Duration::from_secs(300);

@@ -174,7 +174,7 @@ pub(super) struct Target {
     pub(super) through: bool,
     /// The event that it is at, or that failed, and what was said then.
     pub(super) at: Option<String>,
-    /// The version that a Lambda alias is moved to.
+    /// The version that a Lambda alias is at, once nothing moves it any more.
     pub(super) version: Option<String>,
 }
 
@@ -192,8 +192,12 @@ impl Target {
         } else if let Some(it) = target.lambda_target() {
             let mut read = Self::new(it.target_id()?, it.status()?, it.lifecycle_events());
             if let Some(function) = it.lambda_function_info() {
-                read.share = Some(function.target_version_weight());
-                read.version = function.target_version().map(str::to_owned);
+                let share = function.target_version_weight();
+                read.share = Some(share);
+                // What failed before all traffic was moved has left the alias where it was.
+                let moved = read.succeeded() || is_all(share);
+                let at = if moved { function.target_version() } else { function.current_version() };
+                read.version = at.map(str::to_owned);
             }
             read
         } else if let Some(it) = target.cloud_formation_target() {
@@ -256,6 +260,11 @@ fn told(it: &Diagnostics) -> String {
         (true, false) => format!("; its log ends: {}", &tail[from..]),
         (false, false) => format!(": {said}; its log ends: {}", &tail[from..]),
     }
+}
+
+/// Whether a share of traffic, in percent, is all of it.
+pub(super) fn is_all(share: f64) -> bool {
+    share >= 99.9
 }
 
 pub(super) fn time(at: &aws_sdk_codedeploy::primitives::DateTime) -> Option<Timestamp> {

@@ -5,7 +5,7 @@ use rollback_core::model::{Goal, Note, Part, Progress, Serves, Weight};
 
 use super::{
     Platform,
-    deployment::{Deployment, Status, Target},
+    deployment::{Deployment, Status, Target, is_all},
     revision::Spec,
 };
 
@@ -16,6 +16,8 @@ pub(super) struct Sight<'a> {
     pub(super) baseline: &'a Spec,
     pub(super) candidate: &'a str,
     pub(super) newest: Option<&'a Deployment>,
+    /// The newest deployment of when we last asked for something.
+    pub(super) last: Option<&'a str>,
     /// The deployment that the newest rolls back.
     pub(super) rolled_back: Option<&'a Deployment>,
     /// Of the newest, where they are needed.
@@ -71,9 +73,12 @@ impl Sight<'_> {
             (Some(false), _) => Whose::Back,
             (None, Some(true)) => Whose::Theirs,
             (None, Some(false)) => Whose::TheirsForward,
-            // A baseline that was not read off this group (the last promoted one) tells of no deployment.
-            (None, None) if self.baseline.deployment.as_ref().is_none_or(|id| *id == newest.id) => Whose::Before,
-            (None, None) => Whose::Stranger,
+            // A baseline that was not read off this group (the last promoted one) tells of no deployment: then what we found
+            // when we last asked for something does.
+            (None, None) => match self.baseline.deployment.as_deref().or(self.last) {
+                Some(id) if id != newest.id => Whose::Stranger,
+                _ => Whose::Before,
+            },
         }
     }
 
@@ -130,7 +135,8 @@ impl Sight<'_> {
         };
         match (self.whose(), newest.status) {
             (Whose::Before, Status::Active | Status::Ready) => (Progress::Drifted(self.stranger(newest)), None),
-            (Whose::Before, _) => (Progress::Reached, None),
+            (Whose::Before, _) if self.is_at_baseline(newest) => (Progress::Reached, None),
+            (Whose::Before, _) => due(format!("{}, and that is not it", self.stranger(newest))),
             (Whose::Forward, Status::Active | Status::Ready) => stop(true),
             (Whose::TheirsForward, Status::Active | Status::Ready) => stop(false),
             (Whose::Forward, Status::Succeeded) => due(format!("deployment {id} has succeeded")),
@@ -221,6 +227,13 @@ impl Sight<'_> {
         it.artefact.as_ref().is_some_and(|artefact| self.baseline.artefact.is(artefact))
     }
 
+    /// Whether the baseline serves after this deployment, which was there before any of ours. A baseline that was read off the
+    /// group is what served then.
+    fn is_at_baseline(&self, newest: &Deployment) -> bool {
+        self.baseline.deployment.is_some()
+            || newest.status == Status::Succeeded && self.is_baseline(newest) && self.mixed(newest).is_none()
+    }
+
     fn told(&self, newest: &Deployment) -> Note {
         told(newest, self.targets)
     }
@@ -240,7 +253,7 @@ impl Sight<'_> {
     pub(super) fn weight(&self) -> Option<Weight> {
         let Some(newest) = self.newest else { return Some(Weight::NONE) };
         match (self.whose(), newest.status) {
-            (Whose::Before, _) => Some(Weight::NONE),
+            (Whose::Before, _) => self.is_at_baseline(newest).then_some(Weight::NONE),
             (Whose::Forward, Status::Succeeded) => self.mixed(newest).is_none().then_some(Weight::ALL),
             (Whose::Forward, Status::Ready) => Some(Weight::NONE),
             (Whose::Forward, Status::Active) if self.terminating(newest) => Some(Weight::ALL),
@@ -296,10 +309,6 @@ fn told_of(it: &Target) -> String {
         Some(at) => format!("{} ({}, {at})", it.name, it.status),
         None => format!("{} ({})", it.name, it.status),
     }
-}
-
-fn is_all(share: f64) -> bool {
-    share >= 99.9
 }
 
 fn weight(share: f64) -> Weight {

@@ -12,7 +12,7 @@ use aws_sdk_codedeploy::Client;
 use rollback_core::{Error, ErrorKind, Result};
 use tokio::{sync::Mutex as AsyncMutex, time::Instant};
 
-use super::deployment::Deployment;
+use super::deployment::{Deployment, Status};
 use crate::{account::Account, error::sorted};
 
 /// Reads deployments for all groups of a process: make one for each account and region, and give it to every group. Clones
@@ -20,7 +20,8 @@ use crate::{account::Account, error::sorted};
 ///
 /// A deployment that runs is read every 15 seconds, give or take a fifth, and up to 25 of them by one call: what
 /// `BatchGetDeployments` takes. AWS tells no rate for CodeDeploy's API; others were throttled at 41 `GetDeployment` a minute
-/// (`awslabs/aws-codedeploy-plugin#95`). Nothing is read while nobody asks, and what is over is not read again.
+/// (`awslabs/aws-codedeploy-plugin#95`). Nothing is read while nobody asks, and what is over is not read again, once it tells of
+/// its rollback or has had the time to.
 #[derive(Clone)]
 pub struct Poller {
     inner: Arc<Inner>,
@@ -36,6 +37,8 @@ struct Inner {
 
 struct Line {
     asked: Instant,
+    /// When it was first seen to be over.
+    over: Option<Instant>,
     read: Option<Read>,
 }
 
@@ -44,6 +47,15 @@ struct Read {
     sent: Instant,
     due: Instant,
     found: Arc<Deployment>,
+    over: Option<Instant>,
+}
+
+impl Read {
+    /// Whether it will say the same for ever. The rollback of one that failed or was stopped is told only when it is made.
+    fn is_final(&self) -> bool {
+        let told = self.found.status == Status::Succeeded || self.found.rolled_back_by.is_some();
+        self.over.is_some_and(|at| told || at.elapsed() >= TOLD_WITHIN)
+    }
 }
 
 impl Poller {
@@ -83,9 +95,9 @@ impl Poller {
     pub(super) async fn get(&self, id: &str, fresh: bool) -> Result<Arc<Deployment>> {
         let begun = Instant::now();
         let good =
-            |read: &Read| !read.found.is_active() || if fresh { read.sent >= begun } else { Instant::now() < read.due };
+            |read: &Read| read.is_final() || if fresh { read.sent >= begun } else { Instant::now() < read.due };
         let known = || self.board().get(id).and_then(|line| line.read.clone());
-        self.board().entry(id.into()).or_insert_with(|| Line { asked: begun, read: None }).asked = begun;
+        self.board().entry(id.into()).or_insert_with(|| Line { asked: begun, over: None, read: None }).asked = begun;
         if let Some(read) = known().filter(good) {
             return Ok(read.found);
         }
@@ -133,7 +145,8 @@ impl Poller {
         for found in answer.deployments_info().iter().filter_map(Deployment::read) {
             let found = Arc::new(found);
             if let Some(line) = board.get_mut(found.id.as_str()) {
-                line.read = Some(Read { sent, due, found });
+                line.over = if found.is_active() { None } else { line.over.or(Some(sent)) };
+                line.read = Some(Read { sent, due, over: line.over, found });
             }
         }
         Ok(())
@@ -149,7 +162,7 @@ impl Poller {
             .filter_map(|(other, line)| {
                 let due = match &line.read {
                     None => now,
-                    Some(read) if read.found.is_active() => read.due,
+                    Some(read) if !read.is_final() => read.due,
                     Some(_) => return None,
                 };
                 (due <= soon).then_some((due, other))
@@ -161,7 +174,7 @@ impl Poller {
     }
 
     /// The interval, give or take a fifth, so that processes do not stay in step.
-    fn pause(&self) -> Duration {
+    pub(super) fn pause(&self) -> Duration {
         let random = RandomState::new().hash_one(0_u8) % 401;
         let random = u32::try_from(random).expect("less than 401");
         self.inner.every * (800 + random) / 1000
@@ -177,3 +190,6 @@ impl fmt::Debug for Poller {
         f.debug_struct("Poller").field("every", &self.inner.every).finish_non_exhaustive()
     }
 }
+
+/// How long what has failed or was stopped is read again for what it may yet tell of its rollback.
+const TOLD_WITHIN: Duration = Duration::from_secs(300);

@@ -10,7 +10,8 @@
 //! - the API reference and the user guide: lifecycle events and their order, which call is refused with which error.
 //!
 //! What neither tells, and is decided here: the words of most refusals, how long an event takes, what is said when there is
-//! nothing to roll back to, the code of a stop by request (`MANUAL_STOP`, which is in the enum).
+//! nothing to roll back to, the code of a stop by request (`MANUAL_STOP`, which is in the enum), that there is no rollback
+//! where another deployment runs by then, and that an AppSpec whose `CurrentVersion` is not what the alias is at fails.
 
 mod api;
 mod hands;
@@ -47,6 +48,12 @@ pub(super) struct Room {
     stopping: Duration,
     /// Whether rollbacks are made when they are due.
     rolls_back: bool,
+    /// How long after the end of a deployment its rollback is made.
+    rollbacks_after: Duration,
+    /// How long groups do not tell of a new deployment.
+    groups_lag: Duration,
+    /// How far the times that deployments end at lie behind.
+    behind: Duration,
 }
 
 #[derive(Clone, Debug)]
@@ -95,6 +102,9 @@ impl Room {
             sick: BTreeSet::new(),
             stopping: Duration::from_secs(4),
             rolls_back: true,
+            rollbacks_after: Duration::ZERO,
+            groups_lag: Duration::ZERO,
+            behind: Duration::ZERO,
         }
     }
 
@@ -114,6 +124,9 @@ impl Room {
 
     fn step(&mut self, id: &str, now: Timestamp, alarms: &dyn AlarmsNow) {
         let Some(it) = self.deployments.get_mut(id) else { return };
+        if it.rollback_at.take_if(|at| *at <= now).is_some() {
+            return self.roll_back(id, now);
+        }
         // A stop that was asked for comes before everything else.
         if let Some((at, roll_back)) = it.stopping
             && at <= now
@@ -312,7 +325,7 @@ impl Room {
             ("Stopped", Some("MANUAL_STOP")) => "DEPLOYMENT_STOP_ON_REQUEST",
             _ => "DEPLOYMENT_FAILURE",
         };
-        (it.status, it.error, it.completed) = (status, error, Some(now));
+        (it.status, it.error, it.completed) = (status, error, Some(now - self.behind));
         it.cut_short(now, "Failed");
         if status == "Succeeded" {
             return;
@@ -322,12 +335,35 @@ impl Room {
         if !wanted || !self.rolls_back {
             return;
         }
-        self.roll_back(id, now);
+        if self.rollbacks_after.is_zero() {
+            return self.roll_back(id, now);
+        }
+        it.rollback_at = Some(now + self.rollbacks_after);
+        self.weights_back(id);
+    }
+
+    /// The weights are back before the rollback is there (EV1 to EV3).
+    fn weights_back(&mut self, id: &str) {
+        let from = &self.deployments[id];
+        let Some(group) = self.apps.get_mut(&from.app).and_then(|app| app.groups.get_mut(&from.group)) else { return };
+        if group.succeeded.is_none() {
+            return;
+        }
+        for target in &from.targets {
+            if let Some(estate) = group.estate.get_mut(&target.id) {
+                estate.other = None;
+            }
+        }
     }
 
     /// CodeDeploy's own rollback: a new deployment of the last successful revision.
     fn roll_back(&mut self, id: &str, now: Timestamp) {
         let from = self.deployments[id].clone();
+        if let Some(active) = self.active(&from.app, &from.group) {
+            let it = self.deployments.get_mut(id).expect("it was there");
+            it.message = Some(format!("Deployment {id} terminated. It is not rolled back: deployment {active} runs."));
+            return;
+        }
         let Some(group) = self.apps.get_mut(&from.app).and_then(|app| app.groups.get_mut(&from.group)) else { return };
         let last = group.succeeded.clone().and_then(|id| self.deployments.get(&id)).cloned();
         let Some(last) = last else {
@@ -337,12 +373,7 @@ impl Room {
             ));
             return;
         };
-        // The weights are back before the rollback is there (EV1 to EV3).
-        for target in &from.targets {
-            if let Some(estate) = group.estate.get_mut(&target.id) {
-                estate.other = None;
-            }
-        }
+        self.weights_back(id);
         let config = match from.platform {
             Platform::Ecs => "CodeDeployDefault.ECSAllAtOnce".into(),
             Platform::Lambda => "CodeDeployDefault.LambdaAllAtOnce".into(),
@@ -357,6 +388,20 @@ impl Room {
             Some(format!("Deployment {id} terminated. Automatic rollback is triggered with a DeploymentId {made}."));
         let it = self.deployments.get_mut(&made).expect("just made");
         it.message = Some(format!("Deployment {made} is triggered to roll back deployment {id}."));
+    }
+
+    /// A Lambda deployment fails as it begins where its `CurrentVersion` is not what the alias is at.
+    fn check_alias(&mut self, id: &str, now: Timestamp) {
+        let it = &self.deployments[id];
+        let Some([_, alias, current, _]) = it.targets.first().and_then(|target| target.lambda.as_ref()) else { return };
+        let app = &self.apps[&it.app];
+        let Some(estate) = app.groups[&it.group].estate.get(&it.targets[0].id) else { return };
+        let serves = app.revisions.get(&estate.stable).map(spec_of).unwrap_or_default();
+        let at = alias_of(&serves)[3].clone();
+        if it.is_active() && at != *current {
+            let why = format!("The alias {alias} is at version {at}, and not at CurrentVersion {current}.");
+            self.end(id, now, "Failed", Some(("INVALID_LAMBDA_CONFIGURATION", why)), Some(false));
+        }
     }
 
     /// Makes a deployment and plans its life. `back_from`: what it rolls back, if CodeDeploy itself does.
@@ -420,6 +465,7 @@ impl Room {
             due: None,
             waits: None,
             stopping: None,
+            rollback_at: None,
             healthy_least: 0,
         };
         let mut plan = Plan::default();
@@ -601,10 +647,9 @@ fn ecs(
 
 fn lambda(it: &mut Deployment, content: &Value, config: &Value, back: bool, plan: &mut Plan, now: Timestamp) {
     let spec = spec_of(content);
-    let resource = spec["Resources"][0].as_object().and_then(|it| it.values().next()).cloned().unwrap_or_default();
-    let text = |name: &str| resource["Properties"][name].as_str().unwrap_or_default().to_owned();
-    let mut only = target(&format!("{}:{}", text("Name"), text("Alias")), None, ALLOW, now);
-    only.lambda = Some([text("Name"), text("Alias"), text("CurrentVersion"), text("TargetVersion")]);
+    let alias = alias_of(&spec);
+    let mut only = target(&format!("{}:{}", alias[0], alias[1]), None, ALLOW, now);
+    only.lambda = Some(alias);
     it.targets = vec![only];
     plan.start(false);
     if back {
@@ -624,6 +669,13 @@ fn lambda(it: &mut Deployment, content: &Value, config: &Value, back: bool, plan
     }
     plan.now(Step::Done(0));
     plan.now(Step::Succeed);
+}
+
+/// Function, alias, the version before, the version to come.
+fn alias_of(spec: &Value) -> [String; 4] {
+    let resource = spec["Resources"][0].as_object().and_then(|it| it.values().next()).cloned().unwrap_or_default();
+    ["Name", "Alias", "CurrentVersion", "TargetVersion"]
+        .map(|name| resource["Properties"][name].as_str().unwrap_or_default().to_owned())
 }
 
 /// Waits for somebody to go on, where the group says so.
@@ -667,7 +719,7 @@ fn healthy_least(config: &Value, all: usize) -> usize {
 /// When something happens next to a deployment by itself.
 fn next_of(it: &Deployment) -> Option<Timestamp> {
     if !it.is_active() {
-        return None;
+        return it.rollback_at;
     }
     let polled = (!it.alarms.is_empty()).then_some(it.polled);
     [it.due, it.waits.map(|(_, until)| until), it.stopping.map(|(at, _)| at), polled].into_iter().flatten().min()

@@ -5,6 +5,7 @@ mod cloudformation_stack;
 mod cloudwatch_gates;
 mod cloudwatch_room;
 mod cloudwatch_set;
+mod codedeploy_back;
 mod codedeploy_group;
 mod codedeploy_preflight;
 mod codedeploy_room;

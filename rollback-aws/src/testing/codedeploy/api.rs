@@ -27,7 +27,7 @@ impl Room {
             "GetApplication" => self.get_application(&asked),
             "DeleteApplication" => self.delete_application(&asked),
             "CreateDeploymentGroup" => self.create_group(&asked),
-            "GetDeploymentGroup" => self.get_group(&asked),
+            "GetDeploymentGroup" => self.get_group(&asked, now),
             "BatchGetDeploymentGroups" => self.batch_get_groups(&asked),
             "UpdateDeploymentGroup" => self.update_group(&asked),
             "ListDeploymentGroups" => self.list_groups(&asked),
@@ -129,9 +129,17 @@ impl Room {
         Ok(json!({ "deploymentGroupId": id }))
     }
 
-    fn get_group(&mut self, asked: &Value) -> Answer {
+    fn get_group(&mut self, asked: &Value, now: Timestamp) -> Answer {
         let (app, name) = self.group_name(asked)?;
-        Ok(json!({ "deploymentGroupInfo": self.describe_group(&app, &name) }))
+        let mut said = self.describe_group(&app, &name);
+        let of = |it: &&Deployment| it.app == app && it.group == name && it.created + self.groups_lag <= now;
+        if !self.groups_lag.is_zero()
+            && let Some(it) = self.order.iter().rev().map(|id| &self.deployments[id]).find(of)
+        {
+            said["lastAttemptedDeployment"] =
+                json!({ "deploymentId": it.id, "status": it.status, "createTime": seconds(it.created) });
+        }
+        Ok(json!({ "deploymentGroupInfo": said }))
     }
 
     fn batch_get_groups(&mut self, asked: &Value) -> Answer {
@@ -326,6 +334,7 @@ impl Room {
         }
         let revision = self.register(&app, &asked["revision"])?;
         let id = self.make(&app, &group, revision, config, asked.clone(), "user", None, now);
+        self.check_alias(&id, now);
         Ok(json!({ "deploymentId": id }))
     }
 

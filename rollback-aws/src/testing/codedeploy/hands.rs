@@ -187,6 +187,31 @@ impl Hands<'_> {
         self.with(|world, _| world.codedeploy.rolls_back = does);
     }
 
+    /// So long it takes from a deployment's end to CodeDeploy's own rollback of it, which until then nothing tells of; none at
+    /// first. In between somebody may deploy: then there is no rollback.
+    pub fn rollbacks_take(&self, time: Duration) {
+        self.with(|world, _| world.codedeploy.rollbacks_after = time);
+    }
+
+    /// So long `GetDeploymentGroup` does not tell of a new deployment; at first it does at once.
+    pub fn groups_lag(&self, time: Duration) {
+        self.with(|world, _| world.codedeploy.groups_lag = time);
+    }
+
+    /// By CodeDeploy's clock deployments end so much earlier from now on.
+    pub fn clock_behind(&self, time: Duration) {
+        self.with(|world, _| world.codedeploy.behind = time);
+    }
+
+    /// CodeDeploy says this of the rollback of a deployment: as that there is none.
+    pub fn say_of_rollback(&self, deployment: &str, message: &str) {
+        self.with(|world, _| {
+            if let Some(it) = world.codedeploy.deployments.get_mut(deployment) {
+                it.message = Some(message.into());
+            }
+        });
+    }
+
     /// All deployments of a group: their ids, in order.
     pub fn deployments(&self, app: &str, group: &str) -> Vec<String> {
         self.with(|world, _| {

@@ -43,6 +43,8 @@ pub(super) struct Deployment {
     pub(super) waits: Option<(Wait, Timestamp)>,
     /// It was asked to stop: when it will, and whether to roll back then.
     pub(super) stopping: Option<(Timestamp, Option<bool>)>,
+    /// It is over, and when its rollback is made.
+    pub(super) rollback_at: Option<Timestamp>,
     pub(super) healthy_least: usize,
 }
 

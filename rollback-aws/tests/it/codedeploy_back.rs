@@ -1,0 +1,246 @@
+//! The way back of a deployment group, where it is not straight.
+
+use std::time::Duration;
+
+use rollback_aws::{
+    codedeploy::{Busy, Platform},
+    testing::{
+        Refusal,
+        fault::{Fault, Trouble},
+    },
+};
+use rollback_core::{
+    ErrorKind,
+    backend::DeploymentBackend as _,
+    model::{Goal, Observed, Progress, Weight},
+    testing::backend::Driver,
+};
+
+use serde_json::json;
+
+use crate::codedeploy_group::{APP, GROUP, Shop, artefact, location};
+
+const FORWARD: Goal = Goal::Split(Weight::ALL);
+
+fn seconds(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+/// A rollout whose candidate is being deployed.
+async fn under_way(shop: &Shop) -> Driver<'_> {
+    let mut driver = Driver::new(shop).await;
+    let look = driver.look(FORWARD).await;
+    let attempt = driver.save(FORWARD, &look.version);
+    driver.send(&attempt).await.unwrap();
+    tokio::time::sleep(seconds(4)).await;
+    driver
+}
+
+/// What `told` is to say of a look.
+fn assert_due(look: &Observed, told: &str) {
+    assert!(matches!(&look.progress, Progress::Due(it) if it.as_str().contains(told)), "{told}: {look:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_deployment_of_the_baseline_is_not_taken_for_the_stop_before_it() {
+    let shop = Shop::new(Platform::InPlace);
+    shop.aws.codedeploy().rolls_back(false);
+    let mut driver = under_way(&shop).await;
+    let look = driver.look(Goal::Baseline).await;
+    assert_due(&look, "with rollback");
+    let attempt = driver.save(Goal::Baseline, &look.version);
+    driver.send(&attempt).await.unwrap();
+    tokio::time::sleep(seconds(90)).await;
+    driver.look(Goal::Baseline).await;
+    tokio::time::sleep(seconds(90)).await;
+    let look = driver.look(Goal::Baseline).await;
+    assert_due(&look, "nothing rolled it back");
+    assert!(look.landed, "what was stopped is over: {look:?}");
+    let attempt = driver.save(Goal::Baseline, &look.version);
+    shop.aws.fault(Fault::of("codedeploy:CreateDeployment", Trouble::LoseRequest));
+    driver.send(&attempt).await.unwrap_err();
+    let look = driver.look(Goal::Baseline).await;
+    assert!(!look.landed, "nobody knows yet: {look:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_that_comes_too_late_holds_up_no_deployment_of_the_baseline() {
+    let shop = Shop::new(Platform::Lambda);
+    let mut driver = under_way(&shop).await;
+    let look = driver.look(Goal::Baseline).await;
+    assert_due(&look, "with rollback");
+    let attempt = driver.save(Goal::Baseline, &look.version);
+    let over = Refusal::new(400, "DeploymentAlreadyCompletedException", "The deployment has already completed.");
+    shop.aws.fault(Fault::of("codedeploy:StopDeployment", Trouble::Refuse(over)));
+    assert_eq!(driver.send(&attempt).await.unwrap_err().kind(), ErrorKind::Conflict);
+    tokio::time::sleep(seconds(20)).await;
+    shop.assert_serves(2);
+    let look = driver.look(Goal::Baseline).await;
+    assert_due(&look, "has succeeded");
+    assert!(look.landed, "there is nothing left to stop: {look:?}");
+    assert_eq!(shop.aws.codedeploy().deployments(APP, GROUP).len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_baseline_that_was_not_read_off_the_group_is_back_only_where_it_serves_alone() {
+    let shop = Shop::new(Platform::InPlace).config("CodeDeployDefault.AllAtOnce");
+    let mut driver = Driver::new(&shop).await;
+    // The last promoted one, as a record of then has it.
+    driver.change.baseline = artefact(shop.platform, 1).revision().unwrap();
+    driver.change.candidate = artefact(shop.platform, 3).revision().unwrap();
+    assert_eq!(driver.look(Goal::Baseline).await.progress, Progress::Reached);
+    // It was deployed again, and an instance stayed behind; or another one was.
+    let hands = shop.aws.codedeploy();
+    for (n, sick) in [(1, true), (2, true), (2, false)] {
+        hands.sicken("i-2", sick);
+        let id = hands.deploy(APP, GROUP, &location(shop.platform, n));
+        tokio::time::sleep(seconds(120)).await;
+        assert_eq!(hands.deployment(&id)["status"], "Succeeded");
+        let look = driver.look(Goal::Baseline).await;
+        assert_due(&look, &id);
+        assert_eq!(look.weight, None);
+    }
+    driver.drive(Goal::Baseline).await;
+    shop.assert_serves(1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_strangers_deployment_after_ours_is_drift_also_for_a_baseline_that_was_not_read_off_the_group() {
+    let shop = Shop::new(Platform::InPlace);
+    let mut driver = Driver::new(&shop).await;
+    driver.change.baseline = artefact(shop.platform, 1).revision().unwrap();
+    driver.drive(FORWARD).await;
+    shop.assert_serves(2);
+    let stranger = shop.aws.codedeploy().deploy(APP, GROUP, &location(shop.platform, 3));
+    tokio::time::sleep(seconds(120)).await;
+    shop.assert_serves(3);
+    for goal in [FORWARD, Goal::Baseline] {
+        let look = driver.look(goal).await;
+        assert!(matches!(&look.progress, Progress::Drifted(it) if it.as_str().contains(&stranger)), "{goal}: {look:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_group_is_busy_until_a_rollback_that_is_yet_to_appear_is_over() {
+    let shop = Shop::new(Platform::InPlace);
+    let hands = shop.aws.codedeploy();
+    hands.rollbacks_take(seconds(20));
+    for (busy, stopped) in [
+        (Busy::Supersede(seconds(300)), false),
+        (Busy::Supersede(seconds(300)), true),
+        (Busy::Wait(seconds(300)), true),
+        (Busy::Refuse, true),
+    ] {
+        let other = hands.deploy(APP, GROUP, &location(shop.platform, 3));
+        tokio::time::sleep(seconds(5)).await;
+        if stopped {
+            hands.stop(&other, true);
+        }
+        let way = shop.group().make_way(busy).await;
+        let last = hands.deployments(APP, GROUP).pop().unwrap();
+        let last = hands.deployment(&last);
+        assert_eq!(last["rollbackInfo"]["rollbackTriggeringDeploymentId"], *other, "{busy:?}: {last:#}");
+        if busy == Busy::Refuse {
+            let e = way.unwrap_err();
+            let id = last["deploymentId"].as_str().unwrap();
+            assert!(e.kind() == ErrorKind::Conflict && e.to_string().contains(id), "{e}");
+        } else {
+            way.unwrap();
+            assert_eq!(last["status"], "Succeeded", "{busy:?}");
+            shop.assert_serves(1);
+            shop.group().baseline().await.unwrap();
+        }
+    }
+    // One that never comes is not waited for for ever.
+    let shop = Shop::new(Platform::InPlace);
+    shop.aws.codedeploy().rolls_back(false);
+    let other = shop.aws.codedeploy().deploy(APP, GROUP, &location(shop.platform, 3));
+    shop.aws.codedeploy().stop(&other, true);
+    shop.group().make_way(Busy::Refuse).await.unwrap();
+}
+
+/// Asks for the stop, and waits until it has happened and was seen.
+async fn stopped(shop: &Shop, driver: &mut Driver<'_>) -> String {
+    let look = driver.look(Goal::Baseline).await;
+    assert_due(&look, "with rollback");
+    let attempt = driver.save(Goal::Baseline, &look.version);
+    driver.send(&attempt).await.unwrap();
+    let id = shop.aws.codedeploy().deployments(APP, GROUP).pop().unwrap();
+    for _ in 0..60 {
+        let look = driver.look(Goal::Baseline).await;
+        if matches!(&look.progress, Progress::Underway(it) if it.as_str().contains("its rollback is awaited")) {
+            return id;
+        }
+        tokio::time::sleep(seconds(1)).await;
+    }
+    panic!("{id} was never seen to be stopped");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rollback_that_is_told_late_is_read_off_the_deployment() {
+    let shop = Shop::new(Platform::InPlace);
+    let mut driver = under_way(&shop).await;
+    shop.aws.codedeploy().rollbacks_take(seconds(20));
+    let id = stopped(&shop, &mut driver).await;
+    // From now on only the deployment tells.
+    shop.aws.codedeploy().groups_lag(seconds(45));
+    tokio::time::sleep(seconds(40)).await;
+    let look = driver.look(Goal::Baseline).await;
+    let back = shop.aws.codedeploy().deployment(&id)["rollbackInfo"]["rollbackDeploymentId"].clone();
+    assert!(look.version.as_str().starts_with(back.as_str().unwrap()), "{back}: {look:?}");
+    driver.drive(Goal::Baseline).await;
+    shop.assert_serves(1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn that_there_is_no_rollback_is_read_off_the_deployment_and_told() {
+    let shop = Shop::new(Platform::InPlace);
+    let mut driver = under_way(&shop).await;
+    shop.aws.codedeploy().rolls_back(false);
+    let id = stopped(&shop, &mut driver).await;
+    shop.aws.codedeploy().say_of_rollback(&id, "It cannot be rolled back.");
+    tokio::time::sleep(seconds(20)).await;
+    let look = driver.look(Goal::Baseline).await;
+    assert_due(&look, "It cannot be rolled back.");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_alias_that_was_never_moved_is_told_its_own_version_on_the_way_back() {
+    let shop = Shop::new(Platform::Lambda);
+    shop.aws.codedeploy().set(APP, GROUP, "autoRollbackConfiguration", json!({ "enabled": false }));
+    let shop = shop.keep();
+    shop.aws.codedeploy().break_at(&location(shop.platform, 2), "BeforeAllowTraffic");
+    let mut driver = under_way(&shop).await;
+    tokio::time::sleep(seconds(20)).await;
+    let failed = driver.look(FORWARD).await;
+    assert!(matches!(&failed.progress, Progress::Failed(it) if it.as_str().contains("BeforeAllowTraffic")), "{failed:?}");
+    driver.drive(Goal::Baseline).await;
+    let all = shop.aws.codedeploy().deployments(APP, GROUP);
+    assert_eq!(all.len(), 3);
+    assert_eq!(shop.aws.codedeploy().deployment(&all[2])["status"], "Succeeded");
+    shop.assert_serves(1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rollback_is_awaited_by_our_own_watch_and_not_by_two_clocks() {
+    let shop = Shop::new(Platform::InPlace);
+    let mut driver = under_way(&shop).await;
+    let hands = shop.aws.codedeploy();
+    hands.rollbacks_take(seconds(40));
+    hands.clock_behind(seconds(120));
+    let id = stopped(&shop, &mut driver).await;
+    driver.drive(Goal::Baseline).await;
+    let all = hands.deployments(APP, GROUP);
+    assert_eq!(hands.deployment(&id)["rollbackInfo"]["rollbackDeploymentId"], *all[2]);
+    assert_eq!(all.len(), 3, "CodeDeploy's own rollback, and none of ours beside it");
+    shop.assert_serves(1);
+    // One that ended long ago is not waited for by whoever has just begun.
+    let shop = Shop::new(Platform::InPlace);
+    shop.aws.codedeploy().rolls_back(false);
+    let other = shop.aws.codedeploy().deploy(APP, GROUP, &location(shop.platform, 3));
+    shop.aws.codedeploy().stop(&other, true);
+    tokio::time::sleep(seconds(600)).await;
+    let begun = tokio::time::Instant::now();
+    shop.group().make_way(Busy::Refuse).await.unwrap();
+    assert!(begun.elapsed() < seconds(5), "{:?}", begun.elapsed());
+}
