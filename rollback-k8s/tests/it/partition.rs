@@ -123,7 +123,7 @@ async fn every_disturbance_of_a_set_by_partition_is_got_over() {
 #[tokio::test(start_paused = true)]
 async fn every_disturbance_of_a_set_by_partition_is_got_over_by_watch() {
     let scene = Scene { watched: true, ..Scene::new().await };
-    trial::gets_over("partition, by watch", &scene, &["bad canary", "aborted while baking"]).await;
+    trial::gets_over("partition, by watch", &scene, &["bad canary"]).await;
 }
 
 async fn roll_out(backend: StatefulSetCanary, candidate: Revision, steps: &[u8], bake: u64) -> Outcome {

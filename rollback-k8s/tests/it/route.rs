@@ -128,7 +128,7 @@ async fn every_disturbance_of_a_route_is_got_over() {
 #[tokio::test(start_paused = true)]
 async fn every_disturbance_of_a_route_is_got_over_by_watch() {
     let scene = Scene { watched: true, ..Scene::new() };
-    trial::gets_over("HTTPRoute, by watch", &scene, &["bad canary", "aborted while shifting"]).await;
+    trial::gets_over("HTTPRoute, by watch", &scene, &["bad canary"]).await;
 }
 
 async fn roll_out(backend: HttpRoute, candidate: Revision, unhealthy_from: Option<u8>, bake: Duration) -> Outcome {
