@@ -91,8 +91,8 @@ pub(super) struct Use<'t> {
     pub(super) pulls: bool,
 }
 
-/// Goes through all that this template, or pod, names: volumes, projected volumes, environments, single variables,
-/// credentials of registries.
+/// Goes through all that this template, or pod, names: volumes and what they log in with, projected volumes, environments,
+/// single variables, credentials of registries.
 pub(super) fn visit(template: &mut Value, mut see: impl FnMut(Use<'_>)) {
     fn list<'a>(at: &'a mut Value, pointer: &str) -> impl Iterator<Item = &'a mut Value> + use<'a> {
         at.pointer_mut(pointer).and_then(Value::as_array_mut).into_iter().flatten()
@@ -110,6 +110,12 @@ pub(super) fn visit(template: &mut Value, mut see: impl FnMut(Use<'_>)) {
     for volume in list(template, "/spec/volumes") {
         named(false, false, volume.get_mut("configMap"), "name");
         named(true, false, volume.get_mut("secret"), "secretName");
+        named(true, false, volume.get_mut("azureFile"), "secretName");
+        // What volumes of other makers log in with.
+        named(true, false, volume.pointer_mut("/csi/nodePublishSecretRef"), "name");
+        for kind in ["cephfs", "cinder", "flexVolume", "iscsi", "rbd", "scaleIO", "storageos"] {
+            named(true, false, volume.pointer_mut(&format!("/{kind}/secretRef")), "name");
+        }
         for source in list(volume, "/projected/sources") {
             named(false, false, source.get_mut("configMap"), "name");
             named(true, false, source.get_mut("secret"), "name");
@@ -152,6 +158,15 @@ mod tests {
             "volumes": [
                 {"name": "a", "configMap": {"name": "files"}},
                 {"name": "b", "secret": {"secretName": "certs", "optional": true}},
+                {"name": "d", "csi": {"driver": "d", "nodePublishSecretRef": {"name": "csi"}}},
+                {"name": "e", "azureFile": {"shareName": "s", "secretName": "azure"}},
+                {"name": "f", "cephfs": {"monitors": [], "secretRef": {"name": "ceph"}}},
+                {"name": "g", "cinder": {"volumeID": "v", "secretRef": {"name": "cinder"}}},
+                {"name": "h", "flexVolume": {"driver": "d", "secretRef": {"name": "flex"}}},
+                {"name": "i", "iscsi": {"iqn": "i", "secretRef": {"name": "iscsi"}}},
+                {"name": "j", "rbd": {"image": "i", "secretRef": {"name": "rbd"}}},
+                {"name": "k", "scaleIO": {"system": "s", "secretRef": {"name": "scaleio"}}},
+                {"name": "l", "storageos": {"volumeName": "v", "secretRef": {"name": "storageos"}}},
                 {"name": "c", "projected": {"sources": [{"configMap": {"name": "both"}}, {"secret": {"name": "tokens"}}]}},
             ],
             "initContainers": [{"name": "migrate", "envFrom": [{"secretRef": {"name": "database"}}]}],
@@ -175,9 +190,18 @@ mod tests {
                 "ConfigMap files",
                 "ConfigMap flags, optional",
                 "ConfigMap one",
+                "Secret azure",
+                "Secret ceph",
                 "Secret certs, optional",
+                "Secret cinder",
+                "Secret csi",
                 "Secret database",
+                "Secret flex",
+                "Secret iscsi",
+                "Secret rbd",
                 "Secret registry, optional",
+                "Secret scaleio",
+                "Secret storageos",
                 "Secret tokens",
                 "Secret two",
             ]

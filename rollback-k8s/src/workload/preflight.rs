@@ -189,16 +189,19 @@ impl Workload {
         for why in room::refused(old, ranges) {
             ready = ready.no_way_back(format!("the baseline's pods would be refused: {why}"));
         }
-        let (pods, surge) = (convergence::wanted(self.kind, object), room::surge(self.kind, object));
-        let found = room::room(old, new, pods, surge, quotas, ranges);
-        if found.short.is_empty() && found.unknown.is_empty() && !quotas.is_empty() {
+        let pods = [convergence::wanted(self.kind, object), room::surge(self.kind, object)];
+        let found = room::room(self.kind, old, new, pods, quotas, ranges);
+        if found == room::Room::default() && !quotas.is_empty() {
             ready = ready.proved(format!("the quotas of {} leave room for the change", self.namespace));
         }
         for why in found.short {
             ready = ready.refused(why);
         }
-        for quota in found.unknown {
-            ready = ready.not_provable(format!("that ResourceQuota {quota} leaves room: it is for some pods only"));
+        for why in found.back {
+            ready = ready.no_way_back(format!("the baseline's pods would be refused: {why}"));
+        }
+        for what in found.unknown {
+            ready = ready.not_provable(what);
         }
         Ok(ready)
     }

@@ -73,12 +73,26 @@ pub(super) fn refused(template: &Value, ranges: &[Value]) -> Vec<String> {
 pub(super) struct Room {
     /// Why it would not fit, or pods would be refused.
     pub(super) short: Vec<String>,
-    /// Quotas that are for some pods only, which is not reckoned here.
+    /// Why pods would be refused on the way back. At its height that takes as much as the way there.
+    pub(super) back: Vec<String>,
+    /// What is not reckoned here.
     pub(super) unknown: Vec<String>,
 }
 
 /// Whether the quotas leave room for so many pods to go from one template to another, with so many more at the height.
-pub(super) fn room(from: &Value, to: &Value, pods: i64, surge: i64, quotas: &[Value], ranges: &[Value]) -> Room {
+pub(super) fn room(
+    kind: Kind,
+    from: &Value,
+    to: &Value,
+    [pods, surge]: [i64; 2],
+    quotas: &[Value],
+    ranges: &[Value],
+) -> Room {
+    let (pods, surge) = (i128::from(pods), i128::from(surge));
+    let history = match kind {
+        Kind::Deployment => "count/replicasets.apps",
+        Kind::StatefulSet | Kind::DaemonSet => "count/controllerrevisions.apps",
+    };
     let (old, new) = (Needs::of_pod(from, ranges), Needs::of_pod(to, ranges));
     let mut room = Room::default();
     for quota in quotas {
@@ -95,29 +109,38 @@ pub(super) fn room(from: &Value, to: &Value, pods: i64, surge: i64, quotas: &[Va
             continue;
         }
         if quota.pointer("/spec/scopeSelector").is_some() || scopes.iter().any(|scope| *scope != "NotTerminating") {
-            room.unknown.push(name.to_owned());
+            room.unknown.push(format!("that ResourceQuota {name} leaves room: it is for some pods only"));
             continue;
         }
         let hard = if quota.pointer("/status/hard").is_some() { "/status/hard" } else { "/spec/hard" };
         for (resource, hard) in map(quota, hard) {
+            let used = quota.pointer("/status/used").and_then(|used| used.get(resource)).and_then(amount).unwrap_or(0);
+            if resource == history && from != to && amount(hard).is_some_and(|hard| used + BILLION > hard) {
+                room.unknown.push(format!(
+                    "that ResourceQuota {name} leaves room: of {resource} it leaves none, and a template that has none yet \
+                     takes one"
+                ));
+            }
             let Some((old, new)) = old.charged(resource).zip(new.charged(resource)) else { continue };
-            let without: Vec<&str> = super::containers(to)
-                .filter(|container| {
-                    is_computed(resource) && Needs::of(container, ranges).charged(resource) == Some(None)
-                })
-                .map(|container| text(container, "/name"))
-                .collect();
-            if !without.is_empty() {
-                let without = without.join(", ");
+            if let Some(without) = unsaid(from, resource, ranges) {
+                room.back.push(format!("ResourceQuota {name} wants {resource} said of container {without}"));
+            }
+            if let Some(without) = unsaid(to, resource, ranges) {
                 room.short.push(format!("ResourceQuota {name} wants {resource} said of container {without}"));
                 continue;
             }
             let (old, new) = (old.unwrap_or(0), new.unwrap_or(0));
-            let (pods, surge) = (i128::from(pods), i128::from(surge));
             // Of the larger ones as many as there are to be, and beside them as many as come on top.
             let more = if new >= old { pods * (new - old) + surge * old } else { surge * new };
-            let used = quota.pointer("/status/used").and_then(|used| used.get(resource)).and_then(amount).unwrap_or(0);
             let Some(hard) = amount(hard) else { continue };
+            if used > hard && pods > 0 && new > 0 {
+                room.short.push(format!(
+                    "ResourceQuota {name} leaves {} of {resource}, of which {} is in use: no pod that goes is replaced",
+                    said(hard),
+                    said(used)
+                ));
+                continue;
+            }
             let left = (hard - used).max(0);
             if more > left {
                 room.short.push(format!(
@@ -129,6 +152,24 @@ pub(super) fn room(from: &Value, to: &Value, pods: i64, surge: i64, quotas: &[Va
         }
     }
     room
+}
+
+/// The containers that a quota on this wants to find it said of. Where something is said of the pod as a whole, as from 1.34
+/// on, nothing has to be said of containers.
+fn unsaid(template: &Value, resource: &str, ranges: &[Value]) -> Option<String> {
+    if !is_computed(resource) || ["requests", "limits"].iter().any(|of| !whole(template, of).is_empty()) {
+        return None;
+    }
+    let without: Vec<&str> = super::containers(template)
+        .filter(|container| Needs::of(container, ranges).charged(resource) == Some(None))
+        .map(|container| text(container, "/name"))
+        .collect();
+    (!without.is_empty()).then(|| without.join(", "))
+}
+
+/// What is said of the pod as a whole.
+fn whole(template: &Value, of: &str) -> Amounts {
+    amounts(template, &format!("/spec/resources/{of}"))
 }
 
 impl Needs {
@@ -189,6 +230,13 @@ impl Needs {
             widen(&mut sum.requests, &needs.requests);
             widen(&mut sum.limits, &needs.limits);
         }
+        // What is said of the pod as a whole holds, whatever its containers say; what it may use at most is what it asks for
+        // where neither says that.
+        sum.limits.extend(whole(template, "limits"));
+        for (resource, limit) in whole(template, "limits") {
+            sum.requests.entry(resource).or_insert(limit);
+        }
+        sum.requests.extend(whole(template, "requests"));
         let overhead = amounts(template, "/spec/overhead");
         add(&mut sum.requests, overhead.clone());
         let limited = overhead.into_iter().filter(|(resource, _)| sum.limits.contains_key(resource)).collect();
@@ -360,7 +408,7 @@ mod tests {
             (pod(&json!({ "requests": { "cpu": "100m" } })), pod(&json!({ "requests": { "cpu": "300m" } })));
         let quotas =
             [quota(&json!({ "pods": "5", "requests.cpu": "1" }), &json!({ "pods": "4", "requests.cpu": "400m" }))];
-        let room = |from: &Value, to: &Value, surge| room(from, to, 4, surge, &quotas, &[]).short;
+        let room = |from: &Value, to: &Value, surge| room(Kind::Deployment, from, to, [4, surge], &quotas, &[]).short;
         assert_eq!(room(&small, &small, 1), Vec::<String>::new());
         assert_eq!(
             room(&small, &small, 2),
@@ -375,6 +423,55 @@ mod tests {
         assert_eq!(room(&large, &small, 1), Vec::<String>::new());
         let silent = pod(&json!({}));
         assert_eq!(room(&silent, &silent, 1), ["ResourceQuota small wants requests.cpu said of container web"]);
+    }
+
+    #[test]
+    fn what_is_said_of_the_pod_as_a_whole_holds_for_its_containers() {
+        let quotas = [quota(&json!({ "requests.cpu": "2", "limits.memory": "1Gi" }), &json!({ "requests.cpu": "1" }))];
+        let of = |resources: Value| {
+            json!({ "spec": { "resources": resources, "containers": [{ "name": "web" }, { "name": "side",
+                "resources": { "requests": { "cpu": "10m" } } }] } })
+        };
+        let room = |from: &Value, to: &Value| room(Kind::Deployment, from, to, [1, 1], &quotas, &[]);
+        let small = of(json!({ "requests": { "cpu": "500m" }, "limits": { "memory": "100Mi" } }));
+        assert_eq!(room(&small, &small), Room::default());
+        let large = of(json!({ "limits": { "cpu": "1500m", "memory": "100Mi" }, "requests": { "cpu": "1500m" } }));
+        assert_eq!(
+            room(&small, &large).short,
+            ["ResourceQuota small leaves 1 of requests.cpu, and the change takes 1500m more at its height"]
+        );
+        let silent = of(json!({}));
+        assert_eq!(
+            room(&silent, &small).back,
+            [
+                "ResourceQuota small wants limits.memory said of container web, side",
+                "ResourceQuota small wants requests.cpu said of container web",
+            ]
+        );
+        assert_eq!(room(&silent, &small).short, Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_quota_that_is_in_use_beyond_its_limit_lets_no_pod_be_replaced() {
+        let web = pod(&json!({ "requests": { "cpu": "100m" } }));
+        let room = |hard: &Value, used: &Value| {
+            room(
+                Kind::StatefulSet,
+                &web,
+                &pod(&json!({ "requests": { "cpu": "50m" } })),
+                [4, 0],
+                &[quota(hard, used)],
+                &[],
+            )
+        };
+        assert_eq!(room(&json!({ "pods": "4" }), &json!({ "pods": "4" })), Room::default());
+        assert_eq!(
+            room(&json!({ "pods": "3" }), &json!({ "pods": "4" })).short,
+            ["ResourceQuota small leaves 3 of pods, of which 4 is in use: no pod that goes is replaced"]
+        );
+        let full =
+            room(&json!({ "count/controllerrevisions.apps": "7" }), &json!({ "count/controllerrevisions.apps": "7" }));
+        assert!(full.short.is_empty() && full.unknown[0].contains("of count/controllerrevisions.apps it leaves none"));
     }
 
     #[test]

@@ -115,6 +115,30 @@ async fn what_the_cluster_knows_of_a_pod_explains_the_verdict() {
 }
 
 #[tokio::test]
+async fn the_last_lines_of_a_log_are_in_the_evidence_only_where_they_are_asked_for() {
+    let Some(place) = Place::new().await else { return };
+    place.deployment("web", "good", 1).await;
+    place.set_image("web", "bad", "r/1/candidate").await;
+    for lines in [0, 5] {
+        let line = Line::default();
+        let watches = Watches::new(&line.client(&place.kubeconfig).await);
+        // Its kubelet may have none.
+        line.disturb(|request| request.contains("/log?").then_some(Fault::Says("no such table: orders")));
+        let gate = Pods::of(&watches, &place.namespace, "deployment/web").unwrap().with_log_lines(lines);
+        let evidence = Judge::new("r").until(&gate, Standing::Unhealthy).await;
+        let asked: Vec<String> = line.sent().into_iter().filter(|request| request.contains("/log")).collect();
+        if lines == 0 {
+            assert!(asked.is_empty() && evidence.facts.get("log").is_none(), "{asked:?}, {evidence:?}");
+        } else {
+            assert_eq!(evidence.facts["log"], "no such table: orders");
+            assert!(asked.iter().all(|request| request.contains("tailLines=5")), "{asked:?}");
+            assert!(asked.iter().all(|request| request.contains("limitBytes=2048")), "{asked:?}");
+            assert!(gate.rights().iter().any(|right| right.resource == "pods/log"));
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_baseline_that_fails_as_well_is_no_reason_to_go_back() {
     let Some(place) = Place::new().await else { return };
     place.deployment("canary", "good", 1).await;

@@ -36,6 +36,8 @@ pub(crate) enum Fault {
     Lost,
     /// It may not be asked.
     Denied,
+    /// It is answered with this text.
+    Says(&'static str),
 }
 
 type Rule = Box<dyn FnMut(&str) -> Option<Fault> + Send>;
@@ -93,6 +95,10 @@ impl Line {
                     Some(Fault::Lost) => {
                         drop(pass(inner, request).await);
                         Err(away())
+                    }
+                    Some(Fault::Says(text)) => {
+                        let body = Full::<Data>::from(text).map_err(|never| match never {}).boxed_unsync();
+                        Ok(Response::new(body))
                     }
                     Some(Fault::Denied) => Ok(answer(403, "pods is forbidden: User \"bot\" cannot watch resource")),
                 }
