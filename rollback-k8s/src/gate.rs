@@ -11,7 +11,7 @@ pub use self::{conditions::Conditions, pods::Pods};
 use crate::{
     access::Access,
     object::{CONTROLLER_REVISIONS, REPLICA_SETS},
-    watch::{Watches, Workload},
+    watch::{Object, Watches},
     workload::Kind,
 };
 
@@ -56,7 +56,7 @@ impl std::fmt::Display for Named {
 }
 
 /// Why a workload does not show this rollout's candidate, if it does not.
-fn not_in_place(workload: &Workload, named: &Named, window: &Window) -> Option<String> {
+fn not_in_place(workload: &Object, named: &Named, window: &Window) -> Option<String> {
     let ours = |nonce: &str| nonce.strip_prefix(window.rollout.as_str()).is_some_and(|rest| rest.starts_with('/'));
     match &workload.nonce {
         Some(nonce) if !ours(nonce) => Some(format!("{named} was changed last by another rollout, {nonce}")),

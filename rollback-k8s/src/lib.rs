@@ -15,6 +15,7 @@ pub mod service;
 pub mod store;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod unsealed;
 mod watch;
 pub mod workload;
 

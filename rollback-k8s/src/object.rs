@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::Client;
 
 /// A kind of object, as the API spells it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Resource {
     /// Empty for the core group.
     pub group: &'static str,
@@ -27,7 +27,7 @@ impl Resource {
         Self { group, version, plural, kind }
     }
 
-    fn path(&self, namespace: &str, name: Option<&str>) -> String {
+    pub(crate) fn path(&self, namespace: &str, name: Option<&str>) -> String {
         let root = if self.group.is_empty() { "/api".to_owned() } else { format!("/apis/{}", self.group) };
         let all = format!("{root}/{}/namespaces/{namespace}/{}", self.version, self.plural);
         name.map_or_else(|| all.clone(), |name| format!("{all}/{name}"))

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt};
 
 use async_trait::async_trait;
 use rollback_core::{
-    Error, ErrorKind, Result,
+    Error, ErrorKind, Result, Wake,
     backend::{Capabilities, DeploymentBackend, Readiness, Weights},
     model::{Attempt, Change, Goal, Note, Observed, Part, Progress, Revision, Serves, Version, Weight},
     plan::Plan,
@@ -13,10 +13,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::{
-    Client,
+    Client, Watches,
     access::{self, Access},
     mark::{self, Stand},
     object::{AUTOSCALERS, DEPLOYMENTS, SERVICES, Write, map, number, text},
+    unsealed::Unsealed,
+    watch,
     workload::{
         Kind, WRITES,
         convergence::{Convergence, convergence, replicas},
@@ -37,7 +39,7 @@ use crate::{
 /// and then the baseline, each only as it was read before either was written.
 ///
 /// Replicas that a HorizontalPodAutoscaler sets are never written: preflight refuses them, and one that turns up later is
-/// drift.
+/// drift, before the next write at the latest.
 #[derive(Clone, Debug)]
 pub struct CanaryPair {
     client: Client,
@@ -46,6 +48,7 @@ pub struct CanaryPair {
     names: [String; 2],
     size: i64,
     despite_gitops: Option<Note>,
+    watches: Option<Watches>,
 }
 
 /// A revision, as it is sealed.
@@ -84,6 +87,7 @@ impl CanaryPair {
             names: [mark::checked("Deployment", deployments[0])?, mark::checked("Deployment", deployments[1])?],
             size: 0,
             despite_gitops: None,
+            watches: None,
         };
         for name in &pair.names {
             pair.size = pair.size.max(replicas(&pair.read(name).await?));
@@ -99,6 +103,13 @@ impl CanaryPair {
     #[must_use]
     pub fn despite_gitops(mut self, reason: impl Into<Note>) -> Self {
         self.despite_gitops = Some(reason.into());
+        self
+    }
+
+    /// As [`Workload::watched_by`](crate::Workload::watched_by). Autoscalers are looked for before a write and at the end.
+    #[must_use]
+    pub fn watched_by(mut self, watches: &Watches) -> Self {
+        self.watches = Some(watches.clone());
         self
     }
 
@@ -120,12 +131,11 @@ impl CanaryPair {
 
     /// What this target takes to be allowed.
     pub fn rights(&self) -> Vec<Access> {
-        vec![
-            Access::to(DEPLOYMENTS, &["get"], "see both Deployments"),
-            Access::to(DEPLOYMENTS, &["patch"], "set how many pods they have, and set it back"),
-            Access::to(AUTOSCALERS, &["list"], "see who else sets the number of pods"),
-            Access::to(SERVICES, &["get"], "see whether the Service selects the pods of both"),
-        ]
+        let mut rights = NEEDED.to_vec();
+        if self.watches.is_some() {
+            rights.push(Watches::right(DEPLOYMENTS));
+        }
+        rights
     }
 
     /// The Role that this target takes, as YAML for `kubectl apply`.
@@ -199,7 +209,7 @@ impl CanaryPair {
                 }
                 object => object?,
             };
-            for right in self.rights().into_iter().filter(|right| right.resource == DEPLOYMENTS.plural) {
+            for right in NEEDED.iter().filter(|right| right.resource == DEPLOYMENTS.plural) {
                 ready = right.prove(&self.client, &self.namespace, Some(name), ready).await?;
             }
             ready = preflight::owner(&object, &format!("Deployment {name}"), self.despite_gitops.as_ref(), ready);
@@ -227,6 +237,9 @@ impl CanaryPair {
                     Err(e) => ready.refused(format!("{count} replicas of {name} are not accepted: {}", e.chain())),
                 };
             }
+        }
+        if let Some(watches) = &self.watches {
+            ready = watches.prove(DEPLOYMENTS, &self.namespace, ready).await?;
         }
         match self.scaler().await {
             Ok(None) => ready = ready.proved("nobody else sets the number of pods"),
@@ -300,22 +313,7 @@ impl fmt::Display for CanaryPair {
     }
 }
 
-/// Both revisions of a change, unsealed.
-struct Both {
-    baseline: Snapshot,
-    candidate: Snapshot,
-}
-
-impl Both {
-    fn of(change: &Change) -> Result<Self> {
-        let open = |what: &str, revision: &Revision| {
-            revision.spec.open::<Snapshot>().map_err(|e| {
-                e.during(format!("the {what} {} names no Deployment; make it with CanaryPair::candidate", revision.id))
-            })
-        };
-        Ok(Self { baseline: open("baseline", &change.baseline)?, candidate: open("candidate", &change.candidate)? })
-    }
-}
+type Both = Unsealed<Snapshot>;
 
 #[async_trait]
 impl DeploymentBackend for CanaryPair {
@@ -347,66 +345,29 @@ impl DeploymentBackend for CanaryPair {
 
     async fn observe<'a>(&self, change: &Change, goal: Goal, last: Option<&'a Attempt>) -> Result<Observed> {
         let both = Both::of(change)?;
-        let mut objects = Vec::new();
-        for name in [&both.candidate.deployment, &both.baseline.deployment] {
-            match self.read(name).await {
+        if let Some(objects) = self.heard(&both, last).await {
+            let look = self.look(&both, goal, last, &objects)?;
+            if watch::will_do(goal, &look) {
+                return Ok(look);
+            }
+        }
+        let mut objects = [Value::Null, Value::Null];
+        for (object, side) in objects.iter_mut().zip([&both.candidate, &both.baseline]) {
+            *object = match self.read(&side.deployment).await {
                 Err(e) if e.kind() == ErrorKind::NotFound => {
-                    let why = format!("Deployment {name} was deleted");
+                    let why = format!("Deployment {} was deleted", side.deployment);
                     return Ok(Observed::new(Progress::Drifted(why.into()), Version::try_from("gone")?));
                 }
-                object => objects.push(object?),
-            }
-        }
-        let (candidate, baseline) = (&objects[0], &objects[1]);
-        let version = version(candidate, baseline)?;
-        let nonces = [stand(candidate).nonce, stand(baseline).nonce];
-        let landed = last.is_some_and(|last| nonces[0].as_deref() == Some(last.nonce.as_str()));
-        let look = |progress| Observed::new(progress, version.clone()).landed(landed);
-        for object in &objects {
-            let (name, now) = (text(object, "/metadata/name"), stand(object));
-            let what = match both.baseline.stood.get(name) {
-                Some(stood) if stood.uid != now.uid => format!("Deployment {name} was deleted and made again"),
-                Some(stood) if now.is_ours(stood) => continue,
-                _ => format!(
-                    "Deployment {name} has {} replicas of {}",
-                    replicas(object),
-                    images_of(&object["spec"]["template"])
-                ),
+                object => object?,
             };
-            let who = last_writer(object).map_or_else(String::new, |who| format!("; last written by {who}"));
-            return Ok(look(Progress::Drifted(format!("{what}{who}").into())));
         }
-        if let Some(who) = self.scaler().await? {
-            return Ok(look(Progress::Drifted(who.into())));
+        let look = self.look(&both, goal, last, &objects)?;
+        if !matches!(look.progress, Progress::Drifted(_))
+            && let Some(who) = self.scaler().await?
+        {
+            return Ok(Observed { progress: Progress::Drifted(who.into()), ..look });
         }
-        let up = |object: &Value| number(object, "/status/availableReplicas").max(0);
-        let (new, old) = (up(candidate), up(baseline));
-        let progress = match self.next(goal, candidate, baseline)? {
-            Next::Write(new, old) => {
-                let (candidate, baseline) = (&both.candidate.deployment, &both.baseline.deployment);
-                Progress::Due(format!("scale {candidate} to {new} and {baseline} to {old}").into())
-            }
-            // The second half of a write was lost, or may be on its way.
-            _ if nonces[0] != nonces[1] && nonces[0] != both.nonce_of(&both.candidate) => {
-                Progress::Due(format!("mark {} as {}", both.baseline.deployment, both.candidate.deployment).into())
-            }
-            Next::Reached => Progress::Reached,
-            Next::Wait(why) => Progress::Underway(why.into()),
-            Next::Failed(why) => Progress::Failed(why.into()),
-        };
-        let part =
-            |name: &str, pods: i64, serves: Serves| Part::new(name, if pods > 0 { serves } else { Serves::Nothing });
-        let mut seen = look(progress).parts(vec![
-            part(&both.candidate.deployment, new, Serves::Candidate),
-            part(&both.baseline.deployment, old, Serves::Baseline),
-        ]);
-        seen.weight = match (new, old) {
-            (0, 0) => None,
-            (0, _) => Some(Weight::NONE),
-            (_, 0) => Some(Weight::ALL),
-            (new, old) => share(new, old),
-        };
-        Ok(seen)
+        Ok(look)
     }
 
     async fn shift(&self, change: &Change, goal: Goal, attempt: &Attempt) -> Result<()> {
@@ -440,9 +401,86 @@ impl DeploymentBackend for CanaryPair {
         }
         Err(Error::new(ErrorKind::Conflict, format!("{self} change faster than they can be written")))
     }
+
+    fn attach(&self, wake: Wake) {
+        if let Some(watches) = &self.watches {
+            let namespace = watches.namespace(&self.namespace);
+            self.names.iter().for_each(|name| namespace.wake_on(DEPLOYMENTS, name, wake.clone()));
+        }
+    }
+}
+
+impl CanaryPair {
+    /// The candidate's Deployment and the baseline's as they are watched, once both show this attempt.
+    async fn heard(&self, both: &Both, last: Option<&Attempt>) -> Option<[Value; 2]> {
+        let watches = self.watches.as_ref()?;
+        let heard =
+            async |side: &Snapshot| watches.heard(DEPLOYMENTS, &self.namespace, &side.deployment, "", last?).await;
+        Some([heard(&both.candidate).await?, heard(&both.baseline).await?])
+    }
+
+    /// What the candidate's Deployment and the baseline's, as they were read or heard of, say of the way to this goal.
+    fn look(
+        &self,
+        both: &Both,
+        goal: Goal,
+        last: Option<&Attempt>,
+        [candidate, baseline]: &[Value; 2],
+    ) -> Result<Observed> {
+        let version = version(candidate, baseline)?;
+        let nonces = [stand(candidate).nonce, stand(baseline).nonce];
+        let landed = last.is_some_and(|last| nonces[0].as_deref() == Some(last.nonce.as_str()));
+        let look = |progress| Observed::new(progress, version.clone()).landed(landed);
+        for object in [candidate, baseline] {
+            let (name, now) = (text(object, "/metadata/name"), stand(object));
+            let what = match both.baseline.stood.get(name) {
+                Some(stood) if stood.uid != now.uid => format!("Deployment {name} was deleted and made again"),
+                Some(stood) if now.is_ours(stood) => continue,
+                _ => format!(
+                    "Deployment {name} has {} replicas of {}",
+                    replicas(object),
+                    images_of(&object["spec"]["template"])
+                ),
+            };
+            let who = last_writer(object).map_or_else(String::new, |who| format!("; last written by {who}"));
+            return Ok(look(Progress::Drifted(format!("{what}{who}").into())));
+        }
+        let up = |object: &Value| number(object, "/status/availableReplicas").max(0);
+        let (new, old) = (up(candidate), up(baseline));
+        let progress = match self.next(goal, candidate, baseline)? {
+            Next::Write(new, old) => {
+                let (candidate, baseline) = (&both.candidate.deployment, &both.baseline.deployment);
+                Progress::Due(format!("scale {candidate} to {new} and {baseline} to {old}").into())
+            }
+            // The second half of a write was lost, or may be on its way.
+            _ if nonces[0] != nonces[1] && nonces[0] != both.nonce_of(&both.candidate) => {
+                Progress::Due(format!("mark {} as {}", both.baseline.deployment, both.candidate.deployment).into())
+            }
+            Next::Reached => Progress::Reached,
+            Next::Wait(why) => Progress::Underway(why.into()),
+            Next::Failed(why) => Progress::Failed(why.into()),
+        };
+        let part =
+            |name: &str, pods: i64, serves: Serves| Part::new(name, if pods > 0 { serves } else { Serves::Nothing });
+        let mut seen = look(progress).parts(vec![
+            part(&both.candidate.deployment, new, Serves::Candidate),
+            part(&both.baseline.deployment, old, Serves::Baseline),
+        ]);
+        seen.weight = match (new, old) {
+            (0, 0) => None,
+            (0, _) => Some(Weight::NONE),
+            (_, 0) => Some(Weight::ALL),
+            (new, old) => share(new, old),
+        };
+        Ok(seen)
+    }
 }
 
 impl Both {
+    fn of(change: &Change) -> Result<Self> {
+        Self::open(change, "names no Deployment; make it with CanaryPair::candidate")
+    }
+
     /// The nonce that a Deployment had when the baseline was recorded.
     fn nonce_of(&self, side: &Snapshot) -> Option<String> {
         self.baseline.stood.get(&side.deployment).and_then(|stood| stood.nonce.clone())
@@ -466,6 +504,14 @@ fn version(candidate: &Value, baseline: &Value) -> Result<Version> {
     let (one, two) = (stand(candidate).version()?, stand(baseline).version()?);
     Version::try_from(hash(&json!([one.as_str(), two.as_str()])))
 }
+
+/// What it takes to be allowed, however it looks.
+const NEEDED: &[Access] = &[
+    Access::to(DEPLOYMENTS, &["get"], "see both Deployments"),
+    Access::to(DEPLOYMENTS, &["patch"], "set how many pods they have, and set it back"),
+    Access::to(AUTOSCALERS, &["list"], "see who else sets the number of pods"),
+    Access::to(SERVICES, &["get"], "see whether the Service selects the pods of both"),
+];
 
 /// The share of so many pods beside these, to the nearest percent, but never nothing and never all.
 fn share(pods: i64, beside: i64) -> Option<Weight> {

@@ -4,7 +4,7 @@ use std::fmt;
 
 use async_trait::async_trait;
 use rollback_core::{
-    Error, ErrorKind, Result,
+    Error, ErrorKind, Result, Wake,
     backend::{Capabilities, DeploymentBackend, Readiness},
     model::{Attempt, Change, Goal, Note, Observed, Part, Progress, Revision, Serves, Version, Weight},
     plan::Plan,
@@ -13,11 +13,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::{
-    Client,
+    Client, Watches,
     access::{self, Access},
     endpoints,
     mark::{self, REVISION, Stand},
     object::{ENDPOINT_SLICES, ENDPOINTS, HTTP_ROUTES, Patch, SERVICES, Write, number, text},
+    unsealed::Unsealed,
+    watch,
     workload::{WRITES, hash, last_writer, preflight},
 };
 
@@ -44,6 +46,7 @@ pub struct HttpRoute {
     services: [String; 2],
     rule: Option<String>,
     despite_gitops: Option<Note>,
+    watches: Option<Watches>,
 }
 
 /// A revision, as it is sealed.
@@ -89,6 +92,7 @@ impl HttpRoute {
             services: [mark::checked("first Service", services[0])?, mark::checked("second Service", services[1])?],
             rule: None,
             despite_gitops: None,
+            watches: None,
         })
     }
 
@@ -107,6 +111,13 @@ impl HttpRoute {
         self
     }
 
+    /// As [`Workload::watched_by`](crate::Workload::watched_by).
+    #[must_use]
+    pub fn watched_by(mut self, watches: &Watches) -> Self {
+        self.watches = Some(watches.clone());
+        self
+    }
+
     /// What runs behind this Service, as a candidate. Give each build its own id: a Service's name stays when what runs
     /// behind it changes, and a revision that failed is not tried again under its id.
     ///
@@ -122,13 +133,11 @@ impl HttpRoute {
 
     /// What this target takes to be allowed.
     pub fn rights(&self) -> Vec<Access> {
-        vec![
-            Access::to(HTTP_ROUTES, &["get"], "see the route"),
-            Access::to(HTTP_ROUTES, &["patch"], "set the weights, and set them back"),
-            Access::to(SERVICES, &["get"], "see whether both Services are there"),
-            Access::to(ENDPOINT_SLICES, &["list"], "see whether anything is ready behind them"),
-            Access::to(ENDPOINTS, &["get"], "see the same before Kubernetes 1.21"),
-        ]
+        let mut rights = NEEDED.to_vec();
+        if self.watches.is_some() {
+            rights.push(Watches::right(HTTP_ROUTES));
+        }
+        rights
     }
 
     /// The Role that this target takes, as YAML for `kubectl apply`.
@@ -144,6 +153,10 @@ impl HttpRoute {
         let mut services: Vec<&str> = self.services.iter().map(String::as_str).collect();
         services.sort_unstable();
         hash(&json!([self.rule, services]))[..8].to_owned()
+    }
+
+    async fn heard(&self, last: Option<&Attempt>) -> Option<Value> {
+        self.watches.as_ref()?.heard(HTTP_ROUTES, &self.namespace, &self.name, &self.about(), last?).await
     }
 
     async fn read(&self) -> Result<Value> {
@@ -305,8 +318,11 @@ impl HttpRoute {
                 idle.map_or("the other one", String::as_str)
             )));
         }
-        for right in self.rights().into_iter().filter(|right| right.resource == HTTP_ROUTES.plural) {
+        for right in NEEDED.iter().filter(|right| right.resource == HTTP_ROUTES.plural) {
             ready = right.prove(&self.client, &self.namespace, Some(&self.name), ready).await?;
+        }
+        if let Some(watches) = &self.watches {
+            ready = watches.prove(HTTP_ROUTES, &self.namespace, ready).await?;
         }
         if ready.refused.is_empty() {
             ready = self.try_out(change, pair, &object, ready).await?;
@@ -391,20 +407,11 @@ impl fmt::Display for HttpRoute {
     }
 }
 
-/// Both revisions of a change, unsealed.
-struct Pair {
-    baseline: Snapshot,
-    candidate: Snapshot,
-}
+type Pair = Unsealed<Snapshot>;
 
 impl Pair {
     fn of(change: &Change) -> Result<Self> {
-        let open = |what: &str, revision: &Revision| {
-            revision.spec.open::<Snapshot>().map_err(|e| {
-                e.during(format!("the {what} {} names no Service; make it with HttpRoute::revision", revision.id))
-            })
-        };
-        Ok(Self { baseline: open("baseline", &change.baseline)?, candidate: open("candidate", &change.candidate)? })
+        Self::open(change, "names no Service; make it with HttpRoute::revision")
     }
 
     fn stood(&self) -> Result<&Stand> {
@@ -446,33 +453,70 @@ impl DeploymentBackend for HttpRoute {
 
     async fn observe<'a>(&self, change: &Change, goal: Goal, last: Option<&'a Attempt>) -> Result<Observed> {
         let pair = Pair::of(change)?;
-        let stood = pair.stood()?;
-        let object = match self.read().await {
+        if let Some(object) = self.heard(last).await {
+            let look = self.look(&pair, goal, last, &object).await?;
+            if watch::will_do(goal, &look) {
+                return Ok(look);
+            }
+        }
+        match self.read().await {
             Err(e) if e.kind() == ErrorKind::NotFound => {
                 let why = format!("{self} was deleted");
-                return Ok(Observed::new(Progress::Drifted(why.into()), Version::try_from("gone")?));
+                Ok(Observed::new(Progress::Drifted(why.into()), Version::try_from("gone")?))
             }
-            object => object?,
-        };
-        let stand = self.stand(&object);
+            object => self.look(&pair, goal, last, &object?).await,
+        }
+    }
+
+    async fn shift(&self, change: &Change, goal: Goal, attempt: &Attempt) -> Result<()> {
+        let pair = Pair::of(change)?;
+        // The gateway writes the status meanwhile, and every write changes what ours is tested against; what counts is
+        // that it is still the version that was looked at.
+        for _ in 0..WRITES {
+            let object = self.read().await?;
+            let stand = self.stand(&object);
+            if stand.version()? != attempt.version || stand.uid != pair.stood()?.uid {
+                return Err(Error::new(ErrorKind::Conflict, format!("{self} is not any more what was looked at")));
+            }
+            let patch = self.patch(&object, change, &pair, goal, attempt.nonce.as_str())?;
+            match self.write(&patch, Write::Real).await {
+                Err(e) if e.kind() == ErrorKind::Conflict => {}
+                done => return done.map(drop),
+            }
+        }
+        Err(Error::new(ErrorKind::Conflict, format!("{self} changes faster than it can be written")))
+    }
+
+    fn attach(&self, wake: Wake) {
+        if let Some(watches) = &self.watches {
+            watches.namespace(&self.namespace).wake_on(HTTP_ROUTES, &self.name, wake);
+        }
+    }
+}
+
+impl HttpRoute {
+    /// What this route, as it was read or heard of, says of the way to this goal.
+    async fn look(&self, pair: &Pair, goal: Goal, last: Option<&Attempt>, object: &Value) -> Result<Observed> {
+        let stood = pair.stood()?;
+        let stand = self.stand(object);
         let landed = last.is_some_and(|last| stand.nonce.as_deref() == Some(last.nonce.as_str()));
         let look = |progress| Ok(Observed::new(progress, stand.version()?).landed(landed));
-        let who = last_writer(&object).map_or_else(String::new, |who| format!("; last written by {who}"));
+        let who = last_writer(object).map_or_else(String::new, |who| format!("; last written by {who}"));
         let drifted = |what: String| look(Progress::Drifted(format!("{what}{who}").into()));
         if stand.uid != stood.uid {
             return drifted(format!("{self} was deleted and made again"));
         }
-        let rule = match self.find(&object) {
+        let rule = match self.find(object) {
             Ok(rule) => rule,
             Err(why) => return drifted(why),
         };
         if !stand.is_ours(stood) {
             return drifted(format!("the rule of {self} now has {}", told(&rule)));
         }
-        let Some(share) = self.share(&object, &pair) else {
+        let Some(share) = self.share(object, pair) else {
             return drifted(format!("neither Service of {self} has any requests"));
         };
-        let taken = self.taken(&object);
+        let taken = self.taken(object);
         let wanted = percent(goal);
         let progress = match &taken {
             _ if share != wanted => {
@@ -499,26 +543,16 @@ impl DeploymentBackend for HttpRoute {
         }
         Ok(seen)
     }
-
-    async fn shift(&self, change: &Change, goal: Goal, attempt: &Attempt) -> Result<()> {
-        let pair = Pair::of(change)?;
-        // The gateway writes the status meanwhile, and every write changes what ours is tested against; what counts is
-        // that it is still the version that was looked at.
-        for _ in 0..WRITES {
-            let object = self.read().await?;
-            let stand = self.stand(&object);
-            if stand.version()? != attempt.version || stand.uid != pair.stood()?.uid {
-                return Err(Error::new(ErrorKind::Conflict, format!("{self} is not any more what was looked at")));
-            }
-            let patch = self.patch(&object, change, &pair, goal, attempt.nonce.as_str())?;
-            match self.write(&patch, Write::Real).await {
-                Err(e) if e.kind() == ErrorKind::Conflict => {}
-                done => return done.map(drop),
-            }
-        }
-        Err(Error::new(ErrorKind::Conflict, format!("{self} changes faster than it can be written")))
-    }
 }
+
+/// What it takes to be allowed, however it looks.
+const NEEDED: &[Access] = &[
+    Access::to(HTTP_ROUTES, &["get"], "see the route"),
+    Access::to(HTTP_ROUTES, &["patch"], "set the weights, and set them back"),
+    Access::to(SERVICES, &["get"], "see whether both Services are there"),
+    Access::to(ENDPOINT_SLICES, &["list"], "see whether anything is ready behind them"),
+    Access::to(ENDPOINTS, &["get"], "see the same before Kubernetes 1.21"),
+];
 
 const fn percent(goal: Goal) -> u8 {
     match goal {

@@ -21,6 +21,7 @@ use crate::{
     endpoints,
     mark::{self, REVISION, Stand},
     object::{ENDPOINT_SLICES, ENDPOINTS, PODS, Patch, SERVICES, Write, map, text},
+    unsealed::Unsealed,
     workload::{WRITES, hash, is_ready, last_writer, preflight},
 };
 
@@ -226,20 +227,11 @@ impl fmt::Display for ServiceSwitch {
     }
 }
 
-/// Both revisions of a change, unsealed.
-struct Pair {
-    baseline: Snapshot,
-    candidate: Snapshot,
-}
+type Pair = Unsealed<Snapshot>;
 
 impl Pair {
     fn of(change: &Change) -> Result<Self> {
-        let open = |what: &str, revision: &Revision| {
-            revision.spec.open::<Snapshot>().map_err(|e| {
-                e.during(format!("the {what} {} holds no selector; make it with ServiceSwitch::revision", revision.id))
-            })
-        };
-        Ok(Self { baseline: open("baseline", &change.baseline)?, candidate: open("candidate", &change.candidate)? })
+        Self::open(change, "holds no selector; make it with ServiceSwitch::revision")
     }
 
     /// The Service and, where there is one, the preview, as they stood.

@@ -21,21 +21,31 @@ use kube::core::{
 };
 use rollback_core::{
     Error, ErrorKind, Result, Wake,
+    backend::Readiness,
     clock::{Clock as _, SystemClock},
+    model::{Attempt, Goal, Observed, Progress},
 };
 use serde::Deserialize;
+use serde_json::Value;
 use tokio::{
     sync::Notify,
     task::JoinHandle,
     time::{Instant, sleep, timeout},
 };
 
-pub(crate) use self::kept::{Condition, Kept, Set, Workload};
-use crate::{Client, gate::pod::Pod, workload::Kind};
+pub(crate) use self::kept::{Condition, Kept, Object, Set};
+use crate::{
+    Client,
+    access::Access,
+    gate::pod::Pod,
+    mark,
+    object::{CONTROLLER_REVISIONS, PODS, REPLICA_SETS, Resource},
+    workload::ATTEMPT,
+};
 
 /// The watches of a process. Cheap to clone; clones share them.
 ///
-/// Make one for all gates on one cluster: then the number of watches and of steady requests does not grow with the number
+/// Make one for all targets and gates on one cluster: then the number of watches and of steady requests does not grow with the number
 /// of rollouts. A watch begins when it is first needed and ends when nobody has needed it for two minutes.
 #[derive(Clone)]
 pub struct Watches {
@@ -48,18 +58,18 @@ pub(crate) struct Namespace {
     pub(crate) pods: Feed<Pod>,
     pub(crate) replica_sets: Feed<Set>,
     pub(crate) controller_revisions: Feed<Set>,
-    pub(crate) deployments: Feed<Workload>,
-    pub(crate) stateful_sets: Feed<Workload>,
-    pub(crate) daemon_sets: Feed<Workload>,
+    objects: Mutex<HashMap<Resource, Arc<Feed<Object>>>>,
+    client: Client,
+    name: Box<str>,
     bells: Arc<Bells>,
 }
 
-/// Who is to be woken, by the workload that is concerned.
+/// Who is to be woken, by the object that is concerned.
 #[derive(Default)]
 pub(crate) struct Bells(Mutex<HashMap<Concerned, Vec<Wake>>>);
 
-/// A workload, by kind and name.
-type Concerned = (Kind, Box<str>);
+/// A workload or a route, by kind and name.
+type Concerned = (Resource, Box<str>);
 
 impl Watches {
     /// Watches by this client. None has begun yet.
@@ -75,6 +85,34 @@ impl Watches {
         let mut namespaces = lock(&self.namespaces);
         Arc::clone(namespaces.entry(name.into()).or_insert_with(|| Arc::new(Namespace::new(&self.client, name))))
     }
+
+    /// An object as it is watched, once it shows this attempt: then everything that came before it is known. None where
+    /// watching fails, or is not allowed: then a look is a request.
+    pub(crate) async fn heard(
+        &self,
+        resource: Resource,
+        namespace: &str,
+        name: &str,
+        about: &str,
+        last: &Attempt,
+    ) -> Option<Value> {
+        let feed = self.namespace(namespace).objects(resource);
+        feed.fresh().await.ok()?;
+        let object = feed.get(name)?.object();
+        (mark::noted(&object, about, ATTEMPT) == Some(last.nonce.as_str())).then_some(object)
+    }
+
+    /// What it takes to look at objects of this kind by watch.
+    pub(crate) const fn right(resource: Resource) -> Access {
+        Access::to(resource, &["list", "watch"], "hear of every change instead of asking for it")
+    }
+
+    /// Whether we may look at objects of this kind by watch, which nothing depends on.
+    pub(crate) async fn prove(&self, resource: Resource, namespace: &str, ready: Readiness) -> Result<Readiness> {
+        let mut found = Self::right(resource).prove(&self.client, namespace, None, Readiness::default()).await?;
+        found.not_provable.append(&mut found.refused);
+        Ok(ready.and(found))
+    }
 }
 
 impl fmt::Debug for Watches {
@@ -86,38 +124,36 @@ impl fmt::Debug for Watches {
 impl Namespace {
     fn new(client: &Client, name: &str) -> Self {
         let bells = Arc::new(Bells::default());
-        let apps = |plural: &str| format!("/apis/apps/v1/namespaces/{name}/{plural}");
         Self {
-            pods: Feed::new(client, format!("/api/v1/namespaces/{name}/pods"), &bells, None),
-            replica_sets: Feed::new(client, apps("replicasets"), &bells, Some(Kind::Deployment)),
-            controller_revisions: Feed::new(client, apps("controllerrevisions"), &bells, Some(Kind::DaemonSet)),
-            deployments: Feed::new(client, apps("deployments"), &bells, Some(Kind::Deployment)),
-            stateful_sets: Feed::new(client, apps("statefulsets"), &bells, Some(Kind::StatefulSet)),
-            daemon_sets: Feed::new(client, apps("daemonsets"), &bells, Some(Kind::DaemonSet)),
+            pods: Feed::new(client, PODS, name, &bells),
+            replica_sets: Feed::new(client, REPLICA_SETS, name, &bells),
+            controller_revisions: Feed::new(client, CONTROLLER_REVISIONS, name, &bells),
+            objects: Mutex::default(),
+            client: client.clone(),
+            name: name.into(),
             bells,
         }
     }
 
-    pub(crate) const fn workloads(&self, kind: Kind) -> &Feed<Workload> {
-        match kind {
-            Kind::Deployment => &self.deployments,
-            Kind::StatefulSet => &self.stateful_sets,
-            Kind::DaemonSet => &self.daemon_sets,
-        }
+    /// Workloads, or routes.
+    pub(crate) fn objects(&self, resource: Resource) -> Arc<Feed<Object>> {
+        let mut objects = lock(&self.objects);
+        let new = || Arc::new(Feed::new(&self.client, resource, &self.name, &self.bells));
+        Arc::clone(objects.entry(resource).or_insert_with(new))
     }
 
-    /// Wakes this rollout when a workload or one of its pods changes.
-    pub(crate) fn wake_on(&self, kind: Kind, name: &str, wake: Wake) {
+    /// Wakes this rollout when an object, or one of the pods of a workload, changes.
+    pub(crate) fn wake_on(&self, resource: Resource, name: &str, wake: Wake) {
         let mut bells = lock(&self.bells.0);
-        let wakes = bells.entry((kind, name.into())).or_default();
+        let wakes = bells.entry((resource, name.into())).or_default();
         wakes.retain(|wake| !wake.is_dead());
         wakes.push(wake);
     }
 }
 
 impl Bells {
-    fn ring(&self, kind: Kind, name: &str) {
-        if let Some(wakes) = lock(&self.0).get(&(kind, Box::from(name))) {
+    fn ring(&self, concerned: &Concerned) {
+        if let Some(wakes) = lock(&self.0).get(concerned) {
             wakes.iter().for_each(Wake::wake);
         }
     }
@@ -131,9 +167,8 @@ pub(crate) struct Feed<T> {
 
 struct Shared<T> {
     client: Client,
+    resource: Resource,
     path: String,
-    /// Whose changes ring for the workload of the same name, and not for their owner.
-    kind: Option<Kind>,
     bells: Arc<Bells>,
     state: Mutex<State<T>>,
     /// Rings whenever something is known for the first time, or a list has failed.
@@ -170,13 +205,13 @@ enum End {
 }
 
 impl<T: Kept> Feed<T> {
-    fn new(client: &Client, path: String, bells: &Arc<Bells>, kind: Option<Kind>) -> Self {
+    fn new(client: &Client, resource: Resource, namespace: &str, bells: &Arc<Bells>) -> Self {
         let state =
             State { items: HashMap::new(), owned: HashMap::new(), alive: None, trouble: None, wanted: Instant::now() };
         let shared = Shared {
             client: client.clone(),
-            path,
-            kind,
+            resource,
+            path: resource.path(namespace, None),
             bells: Arc::clone(bells),
             state: Mutex::new(state),
             told: Notify::new(),
@@ -413,18 +448,16 @@ impl<T: Kept> Shared<T> {
         }
     }
 
-    /// The workload that a change concerns.
-    fn concerned(&self, item: &T) -> Option<(Kind, Box<str>)> {
-        match self.kind {
-            Some(kind) if item.owner().is_none() => Some((kind, item.name().into())),
-            _ => kept::workload_of(item.owner()?),
+    /// Whom a change concerns: the workload that owns it, or itself.
+    fn concerned(&self, item: &T) -> Option<Concerned> {
+        match item.owner() {
+            Some(owner) => kept::workload_of(owner),
+            None => Some((self.resource, item.name().into())),
         }
     }
 
-    fn ring(&self, concerned: impl IntoIterator<Item = (Kind, Box<str>)>) {
-        for (kind, name) in concerned {
-            self.bells.ring(kind, &name);
-        }
+    fn ring(&self, concerned: impl IntoIterator<Item = Concerned>) {
+        concerned.into_iter().for_each(|concerned| self.bells.ring(&concerned));
     }
 }
 
@@ -463,6 +496,16 @@ impl<T: Kept> State<T> {
                 self.owned.remove(owner);
             }
         }
+    }
+}
+
+/// Whether a look at what is watched will do: at what is under way, or still as it should be. What ends something, or is
+/// about to be written over, is worth a request.
+pub(crate) const fn will_do(goal: Goal, look: &Observed) -> bool {
+    match look.progress {
+        Progress::Underway(_) => true,
+        Progress::Reached => matches!(goal, Goal::Split(_)),
+        Progress::Due(_) | Progress::Drifted(_) | Progress::Failed(_) => false,
     }
 }
 

@@ -35,6 +35,8 @@ use crate::{
         CONFIG_MAPS, CONTROLLER_REVISIONS, DAEMON_SETS, DEPLOYMENTS, LIMIT_RANGES, PODS, Patch, REPLICA_SETS,
         RESOURCE_QUOTAS, Resource, SECRETS, STATEFUL_SETS, Write, text,
     },
+    unsealed::Unsealed,
+    watch,
 };
 
 /// A workload as a target: its whole pod template is the revision, and its own controller replaces the pods.
@@ -189,7 +191,8 @@ impl Workload {
     ///
     /// A watch is believed while it shows the last attempt, and only for what is under way or still as it should be.
     /// Before anything is written, and before a rollout ends, the object itself is read. So somebody else's change may be
-    /// noticed as late as the watch hears of it, at once as a rule and within 13 seconds on a connection that died.
+    /// noticed as late as the watch hears of it, at once as a rule and within 13 seconds on a connection that died. Where
+    /// watching is not allowed each look is a request, and preflight says so.
     #[must_use]
     pub fn watched_by(mut self, watches: &Watches) -> Self {
         self.watches = Some(watches.clone());
@@ -286,7 +289,7 @@ impl Workload {
         rights.push(Access::to(RESOURCE_QUOTAS, &["list"], "see whether quotas leave room for the new pods"));
         rights.push(Access::to(LIMIT_RANGES, &["list"], "see whether limits let the new pods in"));
         if self.watches.is_some() {
-            rights.push(Access::to(resource, &["list", "watch"], "hear of every change instead of asking for it"));
+            rights.push(Watches::right(resource));
         }
         if self.kind != Kind::DaemonSet {
             rights.push(Access::to(crate::object::AUTOSCALERS, &["list"], "see who else sets the number of pods"));
@@ -320,14 +323,8 @@ impl Workload {
         self.client.get(self.kind.resource(), &self.namespace, &self.name).await
     }
 
-    /// The object as it is watched, once it shows this attempt: then everything that came before it is known.
-    async fn heard(&self, last: &Attempt) -> Option<Value> {
-        let namespace = self.watches.as_ref()?.namespace(&self.namespace);
-        let feed = namespace.workloads(self.kind);
-        // Where watching fails, or is not allowed, every look is a request.
-        feed.fresh().await.ok()?;
-        let kept = feed.get(&self.name)?;
-        (kept.nonce.as_deref() == Some(last.nonce.as_str())).then(|| kept.object())
+    async fn heard(&self, last: Option<&Attempt>) -> Option<Value> {
+        self.watches.as_ref()?.heard(self.kind.resource(), &self.namespace, &self.name, "", last?).await
     }
 
     async fn write(&self, patch: &Patch, write: Write) -> Result<Value> {
@@ -461,15 +458,8 @@ struct Pair {
 
 impl Pair {
     fn of(change: &Change) -> Result<Self> {
-        let open = |what: &str, revision: &Revision| {
-            revision.spec.open::<Snapshot>().map_err(|e| {
-                e.during(format!(
-                    "the {what} {} holds no pod template; make it with Workload::images or Workload::template",
-                    revision.id
-                ))
-            })
-        };
-        let (baseline, mut candidate) = (open("baseline", &change.baseline)?, open("candidate", &change.candidate)?);
+        let but = "holds no pod template; make it with Workload::images or Workload::template";
+        let Unsealed { baseline, mut candidate } = Unsealed::<Snapshot>::open(change, but)?;
         // What was recorded as a baseline once, and is deployed again.
         if let Some(copied) = candidate.with_copies() {
             candidate = copied;
@@ -542,15 +532,10 @@ impl DeploymentBackend for Workload {
 
     async fn observe<'a>(&self, change: &Change, goal: Goal, last: Option<&'a Attempt>) -> Result<Observed> {
         let pair = Pair::of(change)?;
-        if let Some(last) = last
-            && let Some(object) = self.heard(last).await
-        {
-            let look = self.look(&pair, goal, Some(last), &object).await?;
-            // What ends something, or is about to be written over, is worth a request.
-            match look.progress {
-                Progress::Underway(_) => return Ok(look),
-                Progress::Reached if matches!(goal, Goal::Split(_)) => return Ok(look),
-                _ => {}
+        if let Some(object) = self.heard(last).await {
+            let look = self.look(&pair, goal, last, &object).await?;
+            if watch::will_do(goal, &look) {
+                return Ok(look);
             }
         }
         match self.read().await {
@@ -638,7 +623,7 @@ impl DeploymentBackend for Workload {
 
     fn attach(&self, wake: Wake) {
         if let Some(watches) = &self.watches {
-            watches.namespace(&self.namespace).wake_on(self.kind, &self.name, wake);
+            watches.namespace(&self.namespace).wake_on(self.kind.resource(), &self.name, wake);
         }
     }
 }

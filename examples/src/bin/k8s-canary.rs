@@ -90,7 +90,9 @@ impl Args {
             None => Client::from_env().await?,
         };
         let namespace = self.namespace.clone().unwrap_or_else(|| client.namespace().to_owned());
-        let mut route = HttpRoute::new(&client, &namespace, &self.route, [&self.from, &self.to])?;
+        let watches = Watches::new(&client);
+        let services = [self.from.as_str(), &self.to];
+        let mut route = HttpRoute::new(&client, &namespace, &self.route, services)?.watched_by(&watches);
         if let Some(rule) = &self.rule {
             route = route.rule(rule);
         }
@@ -101,7 +103,7 @@ impl Args {
         let often = Policy::default().every(Duration::from_secs(2));
         let mut target = Target::new(self.id(&namespace)?.as_str(), route.clone())?;
         if let Some([candidate, baseline]) = self.pods.as_deref() {
-            let pods = Pods::beside(&Watches::new(&client), &namespace, candidate, baseline)?;
+            let pods = Pods::beside(&watches, &namespace, candidate, baseline)?;
             rights.extend(pods.rights());
             target = target.gate(pods, often);
         }

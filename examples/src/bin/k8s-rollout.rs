@@ -102,14 +102,14 @@ impl Args {
         };
         let client = self.client().await?;
         let namespace = self.namespace.clone().unwrap_or_else(|| client.namespace().to_owned());
-        let mut workload = Workload::new(&client, kind, &namespace, name)?;
+        let watches = Watches::new(&client);
+        let mut workload = Workload::new(&client, kind, &namespace, name)?.watched_by(&watches);
         if let Some(reason) = &self.despite_gitops {
             workload = workload.despite_gitops(reason.as_str());
         }
         if self.delete_stuck_pods {
             workload = workload.delete_stuck_pods();
         }
-        let watches = Watches::new(&client);
         let pods = Pods::of(&watches, &namespace, &self.workload)?;
         let mut rights = workload.rights();
         rights.extend(pods.rights());

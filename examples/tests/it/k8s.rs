@@ -127,7 +127,7 @@ async fn k8s_rollout_says_what_it_takes_and_what_it_does_not_accept() {
     }
     assert_eq!(space.get("deployment", "web")["spec"], before);
     let (status, text) = tool.run(&["deployment/web", "--print-rbac"], || {}).await;
-    let rule = r#"- {apiGroups: ["apps"], resources: [deployments], verbs: ["#;
+    let rule = r#"- {apiGroups: ["apps"], resources: [deployments], verbs: [get, patch, list, watch]}"#;
     assert!(status == 0 && text.contains("kind: Role") && text.contains(rule), "{text}");
     assert!(space.run(&["apply", "-f", "-"], Some(&text)).status.success(), "{text}");
 }
@@ -235,7 +235,7 @@ async fn k8s_canary_says_what_it_takes_and_what_it_does_not_accept() {
     assert_eq!(gateway::weights(&space, "shop", 0), (json!(100), json!(0)));
     let args = [&["shop", "--from", "blue", "--to", "green", "--print-rbac"], &pods[..]].concat();
     let (status, text) = tool.run(&args, || {}).await;
-    let rule = r#"- {apiGroups: ["gateway.networking.k8s.io"], resources: [httproutes], verbs: [get, patch]}"#;
+    let rule = r#"- {apiGroups: ["gateway.networking.k8s.io"], resources: [httproutes], verbs: [get, patch, list, watch]}"#;
     assert!(status == 0 && text.contains("kind: Role") && text.contains(rule), "{text}");
     assert!(space.run(&["apply", "-f", "-"], Some(&text)).status.success(), "{text}");
 }

@@ -7,7 +7,7 @@
 use std::{
     env, fs,
     path::PathBuf,
-    process::{self, Child, Command, Stdio},
+    process,
     sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
 };
@@ -32,6 +32,8 @@ use rollback_core::{
 };
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
+
+use crate::support::process::Process;
 
 const TABLE: &str = "rollouts";
 /// How long a process may be silent.
@@ -62,8 +64,7 @@ async fn of_two_replicas_one_is_killed_and_the_other_takes_its_rollout_over_with
     // It has to have seen the first alive, or it would have to wait for a lease from now on.
     sleep(LEASE).await;
     assert!(stage.is_driven_by(&first).await, "it drives while it lives");
-    first.0.kill().unwrap();
-    first.0.wait().unwrap();
+    first.kill();
     let killed = Instant::now();
     stage.until("the second drives", async || stage.is_driven_by(&second).await).await;
     let taken = killed.elapsed();
@@ -226,12 +227,7 @@ impl Stage {
 
     fn start(&self) -> Process {
         let job = Job { endpoint: self.server.endpoint_url(), word: self.folder.path().join("word") };
-        let stderr = fs::OpenOptions::new().append(true).create(true).open(self.folder.path().join("stderr")).unwrap();
-        let mut command = Command::new(env::current_exe().unwrap());
-        command.args(["--exact", "dynamodb_replicas::child", "--ignored", "--nocapture"]);
-        command.env(JOB, serde_json::to_string(&job).unwrap());
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
-        Process(command.spawn().expect("this program starts once more"))
+        Process::start("dynamodb_replicas::child", JOB, &job, &self.folder.path().join("stderr"))
     }
 
     /// From now on every few calls of the table something goes wrong.
@@ -272,7 +268,7 @@ impl Stage {
 
     async fn is_driven_by(&self, process: &Process) -> bool {
         let driver = self.claim().await.and_then(|claim| claim.driver);
-        driver.is_some_and(|driver| driver.as_str().starts_with(&format!("{}-", process.0.id())))
+        driver.is_some_and(|driver| driver.as_str().starts_with(&format!("{}-", process.id())))
     }
 
     /// The target and the record, each with its version.
@@ -296,35 +292,5 @@ impl Drop for Stage {
         if std::thread::panicking() {
             eprintln!("{}", fs::read_to_string(self.folder.path().join("stderr")).unwrap_or_default());
         }
-    }
-}
-
-/// A child, which does not outlive the test.
-struct Process(Child);
-
-impl Process {
-    fn signal(&self, signal: &str) {
-        let send = format!("kill -{signal} {}", self.0.id());
-        Command::new("sh").args(["-c", &send]).status().expect("there is a shell");
-    }
-
-    /// Its exit status, once it has ended.
-    async fn ends(&mut self) -> i32 {
-        let begun = Instant::now();
-        loop {
-            if let Some(status) = self.0.try_wait().unwrap() {
-                return status.code().expect("it ends by itself");
-            }
-            assert!(begun.elapsed() < Duration::from_secs(60), "process {} does not end", self.0.id());
-            sleep(Duration::from_millis(20)).await;
-        }
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // It may have ended already.
-        drop(self.0.kill());
-        drop(self.0.wait());
     }
 }

@@ -1,4 +1,4 @@
-//! What the tests share: a function with an alias, to try backends on.
+//! What the tests share: a function with an alias, to try backends on, and processes.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,6 +11,9 @@ use rollback_aws::{
     },
 };
 use rollback_core::{backend::DeploymentBackend, model::Revision, testing::backend::Bench};
+
+#[path = "../../../rollback-k8s/tests/it/support/process.rs"]
+pub(crate) mod process;
 
 /// The secret access key of the simulator's credentials.
 const SECRET: &str = "simulated-secret-access-key";

@@ -18,7 +18,7 @@ use super::{Named, missing, not_in_place, prove};
 use crate::{
     access::Access,
     object::DEPLOYMENTS,
-    watch::{Condition, Watches, Workload},
+    watch::{Condition, Object, Watches},
     workload::Kind,
 };
 
@@ -101,7 +101,7 @@ impl Conditions {
     }
 
     /// What is final, and what is not well.
-    fn find(&self, workload: &Workload, memory: &mut Memory, now: Timestamp) -> (Option<String>, Option<String>) {
+    fn find(&self, workload: &Object, memory: &mut Memory, now: Timestamp) -> (Option<String>, Option<String>) {
         let condition = |kind| workload.conditions.iter().find(|condition| &*condition.kind == kind);
         let said = |what: &str, condition: &Condition| {
             format!("{} {what} ({}: {})", self.deployment, condition.reason, condition.message)
@@ -146,8 +146,9 @@ impl HealthGate for Conditions {
             Some(Err(e)) => return Ok(window.no_data(e.chain())),
         };
         let namespace = self.watches.namespace(&self.namespace);
-        let until = namespace.deployments.fresh().await?;
-        let Some(workload) = namespace.deployments.get(&self.deployment.name) else {
+        let feed = namespace.objects(DEPLOYMENTS);
+        let until = feed.fresh().await?;
+        let Some(workload) = feed.get(&self.deployment.name) else {
             return Ok(window.no_data(missing(&self.deployment, &self.namespace).to_string()));
         };
         if let Some(why) = not_in_place(&workload, &self.deployment, window) {
@@ -181,15 +182,16 @@ impl HealthGate for Conditions {
             return Ok(readiness);
         }
         let namespace = self.watches.namespace(&self.namespace);
-        namespace.deployments.fresh().await?;
-        Ok(match namespace.deployments.get(&self.deployment.name) {
+        let feed = namespace.objects(DEPLOYMENTS);
+        feed.fresh().await?;
+        Ok(match feed.get(&self.deployment.name) {
             Some(_) => readiness,
             None => readiness.refused(missing(&self.deployment, &self.namespace).to_string()),
         })
     }
 
     fn attach(&self, wake: Wake) {
-        self.watches.namespace(&self.namespace).wake_on(Kind::Deployment, &self.deployment.name, wake);
+        self.watches.namespace(&self.namespace).wake_on(DEPLOYMENTS, &self.deployment.name, wake);
     }
 }
 

@@ -191,7 +191,7 @@ impl Pods {
     async fn sort(&self, namespace: &Namespace, window: &Window) -> Result<Result<Sorted, String>> {
         let mut until = namespace.pods.fresh().await?;
         let candidate = self.workloads().next().expect("one is always looked at");
-        let feed = namespace.workloads(candidate.kind);
+        let feed = namespace.objects(candidate.kind.resource());
         until = until.min(feed.fresh().await?);
         let Some(workload) = feed.get(&candidate.name) else {
             return Ok(Err(missing(candidate, &self.namespace).to_string()));
@@ -205,7 +205,7 @@ impl Pods {
             until = until.min(sets.fresh().await?);
         }
         if let Of::Beside { baseline, .. } = &self.of {
-            let feed = namespace.workloads(baseline.kind);
+            let feed = namespace.objects(baseline.kind.resource());
             until = until.min(feed.fresh().await?);
             if baseline.kind == Kind::Deployment {
                 until = until.min(namespace.replica_sets.fresh().await?);
@@ -361,7 +361,7 @@ impl HealthGate for Pods {
         let namespace = self.watches.namespace(&self.namespace);
         namespace.pods.fresh().await?;
         for named in self.workloads() {
-            let feed = namespace.workloads(named.kind);
+            let feed = namespace.objects(named.kind.resource());
             feed.fresh().await?;
             if feed.get(&named.name).is_none() {
                 readiness = readiness.refused(missing(named, &self.namespace).to_string());
@@ -373,7 +373,7 @@ impl HealthGate for Pods {
     fn attach(&self, wake: Wake) {
         let namespace = self.watches.namespace(&self.namespace);
         for named in self.workloads() {
-            namespace.wake_on(named.kind, &named.name, wake.clone());
+            namespace.wake_on(named.kind.resource(), &named.name, wake.clone());
         }
         let mut awake = self.awake.lock().unwrap_or_else(PoisonError::into_inner);
         awake.wakes.retain(|wake| !wake.is_dead());

@@ -5,7 +5,8 @@ use serde_json::Value;
 
 use crate::{
     gate::pod::{Owner, Pod, wire},
-    workload::{ATTEMPT, Kind, LAST_APPLIED},
+    object::{DAEMON_SETS, DEPLOYMENTS, Resource, STATEFUL_SETS},
+    workload::{ATTEMPT, LAST_APPLIED},
 };
 
 /// An object that can be watched.
@@ -84,10 +85,11 @@ impl Kept for Set {
     }
 }
 
-/// A Deployment, StatefulSet or DaemonSet.
+/// What targets are and gates look at: a Deployment, StatefulSet, DaemonSet or HTTPRoute. What is told of a status is a
+/// workload's.
 #[derive(Clone, Deserialize)]
 #[serde(try_from = "Value")]
-pub(crate) struct Workload {
+pub(crate) struct Object {
     name: Box<str>,
     version: Box<str>,
     pub(crate) uid: Box<str>,
@@ -116,7 +118,7 @@ pub(crate) struct Condition {
 }
 
 #[derive(Deserialize)]
-struct WorkloadWire {
+struct ObjectWire {
     metadata: wire::Meta,
     #[serde(default)]
     status: StatusWire,
@@ -130,7 +132,7 @@ struct StatusWire {
     conditions: Option<Vec<wire::Condition>>,
 }
 
-impl TryFrom<Value> for Workload {
+impl TryFrom<Value> for Object {
     type Error = serde_json::Error;
 
     fn try_from(mut object: Value) -> Result<Self, serde_json::Error> {
@@ -142,7 +144,7 @@ impl TryFrom<Value> for Workload {
             annotations.remove(LAST_APPLIED);
         }
         let text = object.to_string().into();
-        let WorkloadWire { metadata, status } = serde_json::from_value(object)?;
+        let ObjectWire { metadata, status } = serde_json::from_value(object)?;
         let condition = |c: wire::Condition| Condition {
             is_true: c.status == "True",
             is_false: c.status == "False",
@@ -164,14 +166,14 @@ impl TryFrom<Value> for Workload {
     }
 }
 
-impl Workload {
+impl Object {
     /// The object, without what no look at it needs: what `kubectl apply` left, and whose field is whose.
     pub(crate) fn object(&self) -> Value {
         serde_json::from_str(&self.object).expect("it was JSON before")
     }
 }
 
-impl Kept for Workload {
+impl Kept for Object {
     fn name(&self) -> &str {
         &self.name
     }
@@ -181,19 +183,19 @@ impl Kept for Workload {
     fn owner(&self) -> Option<&Owner> {
         None
     }
-    /// Its controller writes when a count changes, and a count may be the last that was waited for.
+    /// A controller writes when a count changes, and a count may be the last that was waited for.
     fn is_news_after(&self, old: &Self) -> bool {
         self.version != old.version
     }
 }
 
 /// The workload that owns what has this controller. A Deployment's ReplicaSets are named after it and their template.
-pub(crate) fn workload_of(owner: &Owner) -> Option<(Kind, Box<str>)> {
+pub(crate) fn workload_of(owner: &Owner) -> Option<(Resource, Box<str>)> {
     match &*owner.kind {
-        "ReplicaSet" => owner.name.rsplit_once('-').map(|(name, _)| (Kind::Deployment, name.into())),
-        "Deployment" => Some((Kind::Deployment, owner.name.clone())),
-        "StatefulSet" => Some((Kind::StatefulSet, owner.name.clone())),
-        "DaemonSet" => Some((Kind::DaemonSet, owner.name.clone())),
+        "ReplicaSet" => owner.name.rsplit_once('-').map(|(name, _)| (DEPLOYMENTS, name.into())),
+        "Deployment" => Some((DEPLOYMENTS, owner.name.clone())),
+        "StatefulSet" => Some((STATEFUL_SETS, owner.name.clone())),
+        "DaemonSet" => Some((DAEMON_SETS, owner.name.clone())),
         _ => None,
     }
 }

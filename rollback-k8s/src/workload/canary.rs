@@ -4,7 +4,7 @@ use std::fmt;
 
 use async_trait::async_trait;
 use rollback_core::{
-    Error, ErrorKind, Result,
+    Error, ErrorKind, Result, Wake,
     backend::{Capabilities, DeploymentBackend, Readiness, Weights},
     model::{Attempt, Change, Goal, Note, Observed, Progress, Revision, Serves, Version, Weight},
     plan::Plan,
@@ -18,10 +18,11 @@ use super::{
     images_of, share, template,
 };
 use crate::{
-    Client,
+    Client, Watches,
     access::{self, Access},
     mark::{self, Stand},
     object::{AUTOSCALERS, PODS, Patch, Write, number, text},
+    watch,
 };
 
 /// A StatefulSet as a target that gives the candidate pod after pod: those with the highest numbers first, the others held
@@ -81,6 +82,13 @@ impl StatefulSetCanary {
     #[must_use]
     pub const fn delete_stuck_pods(mut self) -> Self {
         self.set.deletes_stuck_pods = true;
+        self
+    }
+
+    /// As [`Workload::watched_by`].
+    #[must_use]
+    pub fn watched_by(mut self, watches: &Watches) -> Self {
+        self.set = self.set.watched_by(watches);
         self
     }
 
@@ -298,60 +306,19 @@ impl DeploymentBackend for StatefulSetCanary {
 
     async fn observe<'a>(&self, change: &Change, goal: Goal, last: Option<&'a Attempt>) -> Result<Observed> {
         let (pair, recorded) = (Pair::of(change)?, recorded(change)?);
-        let object = match self.set.read().await {
+        if let Some(object) = self.set.heard(last).await {
+            let look = self.look(&pair, &recorded, goal, last, &object).await?;
+            if watch::will_do(goal, &look) {
+                return Ok(look);
+            }
+        }
+        match self.set.read().await {
             Err(e) if e.kind() == ErrorKind::NotFound => {
                 let why = format!("{self} was deleted");
-                return Ok(Observed::new(Progress::Drifted(why.into()), Version::try_from("gone")?));
+                Ok(Observed::new(Progress::Drifted(why.into()), Version::try_from("gone")?))
             }
-            object => object?,
-        };
-        let (now, live) = (stand(&object), template(&object));
-        let landed = last.is_some_and(|last| now.nonce.as_deref() == Some(last.nonce.as_str()));
-        let look = Observed::new(Progress::Reached, version(&object)?).landed(landed);
-        let serves = match *live == pair.candidate.template {
-            true => Serves::Candidate,
-            false => Serves::Baseline,
-        };
-        if now.uid != recorded.found.uid {
-            let progress = self.set.drifted(&object, &format!("{self} was deleted and made again"));
-            return Ok(Observed { progress, ..look });
+            object => self.look(&pair, &recorded, goal, last, &object?).await,
         }
-        if !recorded.is_ours(&object) {
-            let what = format!("{self} now has {} and a partition of {}", images_of(live), held(&object));
-            return Ok(Observed { progress: self.set.drifted(&object, &what), ..look });
-        }
-        let whole = convergence(Kind::StatefulSet, &object) == Convergence::Done;
-        let look = self.set.with_share(look, share(Kind::StatefulSet, &object, serves, whole));
-        let progress = match self.due(goal, &pair, &object)? {
-            // Going on would give others the candidate than those that had it.
-            _ if self.is_scaled(goal, &object)? => Progress::Failed(
-                format!(
-                    "it was scaled from {} to {} pods: the shares are those of another size",
-                    self.size,
-                    replicas(&object)
-                )
-                .into(),
-            ),
-            Some(effect) => Progress::Due(effect.into()),
-            None => match self.stands(goal, &object)? {
-                Convergence::Done if goal.is_forward() && replicas(&object) == 0 => {
-                    Progress::Underway("it has no pods by now: nothing shows whether the candidate works".into())
-                }
-                Convergence::Done => Progress::Reached,
-                Convergence::Failed(why) if goal.is_forward() => Progress::Failed(why.into()),
-                Convergence::Working(why) | Convergence::Failed(why) => match self.set.stuck_pod(&object).await? {
-                    Some(pod) if goal == Goal::Baseline => {
-                        Progress::Due(format!("delete pod {}", text(&pod, "/metadata/name")).into())
-                    }
-                    _ => Progress::Underway(why.into()),
-                },
-            },
-        };
-        let mut look = Observed { progress, ..look };
-        if goal == Goal::Baseline && look.progress == Progress::Reached {
-            look.not_restored = self.set.changed_configs(&pair.baseline).await?;
-        }
-        Ok(look)
     }
 
     async fn shift(&self, change: &Change, goal: Goal, attempt: &Attempt) -> Result<()> {
@@ -380,6 +347,69 @@ impl DeploymentBackend for StatefulSetCanary {
             }
         }
         Err(Error::new(ErrorKind::Conflict, format!("{self} changes faster than it can be written")))
+    }
+
+    fn attach(&self, wake: Wake) {
+        self.set.attach(wake);
+    }
+}
+
+impl StatefulSetCanary {
+    /// What this object, as it was read or heard of, says of the way to this goal.
+    async fn look(
+        &self,
+        pair: &Pair,
+        recorded: &Recorded,
+        goal: Goal,
+        last: Option<&Attempt>,
+        object: &Value,
+    ) -> Result<Observed> {
+        let (now, live) = (stand(object), template(object));
+        let landed = last.is_some_and(|last| now.nonce.as_deref() == Some(last.nonce.as_str()));
+        let look = Observed::new(Progress::Reached, version(object)?).landed(landed);
+        let serves = match *live == pair.candidate.template {
+            true => Serves::Candidate,
+            false => Serves::Baseline,
+        };
+        if now.uid != recorded.found.uid {
+            let progress = self.set.drifted(object, &format!("{self} was deleted and made again"));
+            return Ok(Observed { progress, ..look });
+        }
+        if !recorded.is_ours(object) {
+            let what = format!("{self} now has {} and a partition of {}", images_of(live), held(object));
+            return Ok(Observed { progress: self.set.drifted(object, &what), ..look });
+        }
+        let whole = convergence(Kind::StatefulSet, object) == Convergence::Done;
+        let look = self.set.with_share(look, share(Kind::StatefulSet, object, serves, whole));
+        let progress = match self.due(goal, pair, object)? {
+            // Going on would give others the candidate than those that had it.
+            _ if self.is_scaled(goal, object)? => Progress::Failed(
+                format!(
+                    "it was scaled from {} to {} pods: the shares are those of another size",
+                    self.size,
+                    replicas(object)
+                )
+                .into(),
+            ),
+            Some(effect) => Progress::Due(effect.into()),
+            None => match self.stands(goal, object)? {
+                Convergence::Done if goal.is_forward() && replicas(object) == 0 => {
+                    Progress::Underway("it has no pods by now: nothing shows whether the candidate works".into())
+                }
+                Convergence::Done => Progress::Reached,
+                Convergence::Failed(why) if goal.is_forward() => Progress::Failed(why.into()),
+                Convergence::Working(why) if goal.is_forward() => Progress::Underway(why.into()),
+                Convergence::Working(why) | Convergence::Failed(why) => match self.set.stuck_pod(object).await? {
+                    Some(pod) => Progress::Due(format!("delete pod {}", text(&pod, "/metadata/name")).into()),
+                    None => Progress::Underway(why.into()),
+                },
+            },
+        };
+        let mut look = Observed { progress, ..look };
+        if goal == Goal::Baseline && look.progress == Progress::Reached {
+            look.not_restored = self.set.changed_configs(&pair.baseline).await?;
+        }
+        Ok(look)
     }
 }
 

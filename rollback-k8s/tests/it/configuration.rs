@@ -294,7 +294,7 @@ async fn on_a_real_server_configuration_comes_back_with_the_template_and_old_cop
     space.apply(&config("ConfigMap", "flags", "one"));
     space.apply(&config("Secret", "keys", "hunter1"));
     space.apply(&object);
-    space.kubectl(&["rollout", "status", "deployment/web", "--timeout=60s"]);
+    space.rolled_out("deployment/web");
     let web = || Workload::deployment(&space.client, &space.name, "web").unwrap().carry_config_maps().carry_secrets();
     let live = || space.get("deployment", "web");
     let roll = async |image: String, bad: bool| {
@@ -313,7 +313,7 @@ async fn on_a_real_server_configuration_comes_back_with_the_template_and_old_cop
     let outcome = roll(good(3), true).await;
     assert!(matches!(outcome.rollout.state, State::RolledBack { .. }), "{outcome}");
     assert_eq!(named(&live()), [flags.clone(), keys.clone()]);
-    assert!(space.try_kubectl(&["rollout", "status", "deployment/web", "--timeout=30s"]));
+    space.rolled_out("deployment/web");
 
     // With a history of one, the first copies are named by nothing two releases later.
     for version in 4..=6 {

@@ -296,7 +296,7 @@ async fn on_a_real_server_flux_is_suspended_and_resumed_around_a_rollout() {
     space.kubectl(&["wait", "--for=condition=Established", &format!("crd/{crd}"), "--timeout=30s"]);
     space.apply(&kustomization(&space.name));
     space.apply(&owned(deployment("web", &good(1)), &space.name));
-    space.kubectl(&["rollout", "status", "deployment/web", "--timeout=60s"]);
+    space.rolled_out("deployment/web");
     let web = |says| Workload::deployment(&space.client, &space.name, "web").unwrap().suspend_flux(says);
     // Also where there is one good image only.
     let next = async |release: &str| {

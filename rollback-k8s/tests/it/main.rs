@@ -17,4 +17,5 @@ mod service;
 mod store;
 mod support;
 mod sweeps;
+mod watched;
 mod workload;

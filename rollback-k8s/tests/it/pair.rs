@@ -5,35 +5,29 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use rollback_core::{
     backend::DeploymentBackend,
-    engine::{Engine, NewRollout, Outcome, Target},
-    gate::Policy,
-    model::{Revision, Weight},
+    engine::Outcome,
+    model::{Goal, Revision, Weight},
     plan::Plan,
     state::{Cause, State},
-    store::Memory,
-    testing::{
-        backend::{self, Bench, Outcome as Kept},
-        gates::Scripted,
-        sweep::{Scenario, Sweep},
-    },
+    testing::backend::Bench,
 };
-use rollback_k8s::{CanaryPair, testing::Cluster};
+use rollback_k8s::{CanaryPair, Watches, testing::Cluster};
 use serde_json::{Value, json};
 
-use crate::support::cluster::{self, deployment, released};
+use crate::support::{
+    cluster::{self, deployment, labelled, released},
+    trial,
+};
 
 const PAIR: [&str; 2] = ["web-a", "web-b"];
 
-fn side(mut object: Value, replicas: u32) -> Value {
+pub(crate) fn side(mut object: Value, replicas: u32) -> Value {
     let name = object["metadata"]["name"].clone();
     object["spec"]["replicas"] = json!(replicas);
-    let labels = json!({ "app": "web", "side": name });
-    object["spec"]["selector"]["matchLabels"] = labels.clone();
-    object["spec"]["template"]["metadata"]["labels"] = labels;
-    object
+    labelled(object, &json!({ "app": "web", "side": name }))
 }
 
-fn service(label: &str) -> Value {
+pub(crate) fn service(label: &str) -> Value {
     json!({ "apiVersion": "v1", "kind": "Service", "metadata": { "name": "web" },
         "spec": { "selector": { "app": label }, "ports": [{ "port": 80 }] } })
 }
@@ -46,6 +40,7 @@ fn scaler() -> Value {
 struct Scene {
     cluster: Cluster,
     candidate: Revision,
+    watched: bool,
 }
 
 impl Scene {
@@ -55,7 +50,12 @@ impl Scene {
         cluster.put(&side(deployment("web-a", "shop:1"), 4));
         cluster.put(&side(deployment("web-b", "shop:2"), 0));
         let candidate = pair(&cluster).await.candidate().await.unwrap();
-        Self { cluster, candidate }
+        Self { cluster, candidate, watched: false }
+    }
+
+    async fn pair(&self) -> CanaryPair {
+        let pair = pair(&self.cluster).await;
+        if self.watched { pair.watched_by(&Watches::new(&self.cluster.client())) } else { pair }
     }
 
     fn replicas(&self) -> [Value; 2] {
@@ -75,7 +75,7 @@ impl Bench for Scene {
     }
 
     async fn connect(&self) -> Arc<dyn DeploymentBackend> {
-        Arc::new(pair(&self.cluster).await)
+        Arc::new(self.pair().await)
     }
 
     fn candidate(&self) -> Revision {
@@ -96,67 +96,62 @@ impl Bench for Scene {
 
 #[tokio::test(start_paused = true)]
 async fn a_pair_keeps_every_promise() {
-    let scene = Scene::new().await;
-    for (promise, outcome) in backend::all(&scene).await {
-        if let Kept::Skipped(why) = outcome {
-            println!("{promise} was skipped: {why}");
-        }
-    }
+    trial::keeps_every_promise(&Scene::new().await).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pair_keeps_every_promise_by_watch() {
+    let scene = Scene { watched: true, ..Scene::new().await };
+    trial::keeps_every_promise(&scene).await;
+    let goal = Goal::Split(Weight::try_from(50).unwrap());
+    trial::hides_nothing_by_watch(&scene, &scene.cluster, "deployments", goal).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn every_disturbance_of_a_pair_is_got_over() {
-    let scene = Scene::new().await;
-    let mut scenarios = Scenario::ready_made(&scene).await;
-    scenarios.retain(|it| it.name() == "bad canary");
-    assert_eq!(scenarios.len(), 1);
-    eprintln!("pair: {}", Sweep::of(&scene).scenarios(scenarios).all().await);
+    trial::gets_over("pair", &Scene::new().await, &["bad canary"]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_disturbance_of_a_pair_is_got_over_by_watch() {
+    let scene = Scene { watched: true, ..Scene::new().await };
+    trial::gets_over("pair, by watch", &scene, &["bad canary"]).await;
 }
 
 async fn roll_out(backend: CanaryPair, candidate: Revision, steps: &[u8], bad: bool) -> Outcome {
-    let gate = match bad {
-        true => Scripted::unhealthy_from("errors", Weight::ALL),
-        false => Scripted::healthy("errors"),
-    };
-    let engine = Engine::new(Memory::new()).unwrap();
-    let target = Target::new("web", backend).unwrap().gate(gate, Policy::default().every(Duration::from_millis(100)));
-    engine.register(target.look_every(Duration::from_millis(100), Duration::from_millis(500))).unwrap();
     let plan = Plan::canary(steps.iter().copied(), Duration::from_secs(1)).unwrap();
-    let outcome = engine.start(NewRollout::new("web", candidate, plan).unwrap()).await.unwrap().finished().await;
-    engine.shutdown(Duration::from_secs(5)).await;
-    outcome
+    trial::roll_out(backend, candidate, plan, bad.then_some(100)).await
 }
 
 #[tokio::test(start_paused = true)]
 async fn replicas_that_an_autoscaler_sets_are_not_written() {
     let scene = Scene::new().await;
     scene.cluster.put(&scaler());
-    let outcome = roll_out(pair(&scene.cluster).await, scene.candidate(), &[20, 100], false).await;
+    let outcome = roll_out(scene.pair().await, scene.candidate(), &[20, 100], false).await;
     assert!(matches!(outcome.rollout.state, State::Refused { .. }), "{outcome}");
     assert!(outcome.to_string().contains("HorizontalPodAutoscaler web sets the replicas of web-a"), "{outcome}");
 
     // One that turns up in the middle has them from then on.
-    scene.cluster.delete("horizontalpodautoscalers", "web");
-    let rolling = pair(&scene.cluster).await;
-    let rolling = tokio::spawn({
-        let candidate = scene.candidate();
-        async move { roll_out(rolling, candidate, &[20, 50, 100], false).await }
-    });
-    while scene.replicas() != [json!(4), json!(1)] {
-        assert!(!rolling.is_finished());
-        tokio::time::sleep(Duration::from_millis(20)).await;
+    for watched in [false, true] {
+        let scene = Scene { watched, ..Scene::new().await };
+        let (rolling, candidate) = (scene.pair().await, scene.candidate());
+        let rolling = tokio::spawn(async move { roll_out(rolling, candidate, &[20, 50, 100], false).await });
+        while scene.replicas() != [json!(4), json!(1)] {
+            assert!(!rolling.is_finished());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        scene.cluster.put(&scaler());
+        let outcome = rolling.await.unwrap();
+        assert!(matches!(outcome.rollout.state, State::Abandoned { .. }), "{outcome}");
+        assert_eq!(scene.replicas(), [json!(4), json!(1)]);
     }
-    scene.cluster.put(&scaler());
-    let outcome = rolling.await.unwrap();
-    assert!(matches!(outcome.rollout.state, State::Abandoned { .. }), "{outcome}");
-    assert_eq!(scene.replicas(), [json!(4), json!(1)]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_service_that_does_not_select_both_is_refused() {
     let scene = Scene::new().await;
     scene.cluster.put(&service("other"));
-    let outcome = roll_out(pair(&scene.cluster).await, scene.candidate(), &[20, 100], false).await;
+    let outcome = roll_out(scene.pair().await, scene.candidate(), &[20, 100], false).await;
     assert!(matches!(outcome.rollout.state, State::Refused { .. }), "{outcome}");
     assert!(outcome.to_string().contains("Service web does not select the pods of web-b"), "{outcome}");
 }
@@ -170,14 +165,15 @@ async fn a_real_pair_is_promoted_and_brought_back() {
     for name in PAIR {
         space.rolled_out(&format!("deployment/{name}"));
     }
-    let pair = || CanaryPair::new(&space.client, &space.name, "web", PAIR);
+    let pair = async || CanaryPair::new(&space.client, &space.name, "web", PAIR).await.unwrap();
+    let watches = Watches::new(&space.client);
     let replicas = || PAIR.map(|name| space.get("deployment", name)["spec"]["replicas"].clone());
-    let candidate = pair().await.unwrap().candidate().await.unwrap();
-    let outcome = roll_out(pair().await.unwrap(), candidate.clone(), &[33, 50, 100], true).await;
+    let candidate = pair().await.candidate().await.unwrap();
+    let outcome = roll_out(pair().await.watched_by(&watches), candidate.clone(), &[33, 50, 100], true).await;
     assert!(matches!(outcome.rollout.state, State::RolledBack { cause: Cause::Unhealthy { .. } }), "{outcome}");
     assert_eq!(replicas(), [json!(2), json!(0)]);
 
-    let outcome = roll_out(pair().await.unwrap(), candidate, &[33, 100], false).await;
+    let outcome = roll_out(pair().await, candidate, &[33, 100], false).await;
     assert_eq!(outcome.rollout.state, State::Promoted, "{outcome}");
     assert_eq!(replicas(), [json!(0), json!(2)]);
 }

@@ -12,20 +12,19 @@ use rollback_core::{
     plan::Plan,
     state::{Cause, State},
     store::Memory,
-    testing::{
-        backend::{self, Bench, Driver, Outcome as Kept},
-        gates::Scripted,
-        sweep::{Scenario, Sweep},
-    },
+    testing::backend::{Bench, Driver},
 };
 use rollback_k8s::{StatefulSetCanary, Watches, gate::Pods, testing::Cluster};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::support::cluster::{self, Namespace, PATIENCE, bad, deployment, release, release_of, released};
+use crate::support::{
+    cluster::{self, Namespace, PATIENCE, bad, deployment, release, release_of, released},
+    trial,
+};
 
 /// A StatefulSet of so many pods, of what a Deployment is.
-fn set(mut object: Value, replicas: u32) -> Value {
+pub(crate) fn set(mut object: Value, replicas: u32) -> Value {
     object["kind"] = json!("StatefulSet");
     object["spec"]["serviceName"] = object["metadata"]["name"].clone();
     object["spec"]["replicas"] = json!(replicas);
@@ -43,6 +42,7 @@ fn partition(object: &Value) -> i64 {
 struct Scene {
     cluster: Cluster,
     candidate: Revision,
+    watched: bool,
 }
 
 impl Scene {
@@ -50,7 +50,12 @@ impl Scene {
         let cluster = Cluster::new();
         cluster.put(&set(deployment("db", "shop:1"), 4));
         let candidate = canary(&cluster).await.images([("web", "shop:2")]).await.unwrap();
-        Self { cluster, candidate }
+        Self { cluster, candidate, watched: false }
+    }
+
+    async fn canary(&self) -> StatefulSetCanary {
+        let canary = canary(&self.cluster).await;
+        if self.watched { canary.watched_by(&Watches::new(&self.cluster.client())) } else { canary }
     }
 
     fn db(&self) -> Value {
@@ -77,7 +82,7 @@ impl Bench for Scene {
     }
 
     async fn connect(&self) -> Arc<dyn DeploymentBackend> {
-        Arc::new(canary(&self.cluster).await)
+        Arc::new(self.canary().await)
     }
 
     fn candidate(&self) -> Revision {
@@ -98,47 +103,46 @@ impl Bench for Scene {
 
 #[tokio::test(start_paused = true)]
 async fn a_set_by_partition_keeps_every_promise() {
-    let scene = Scene::new().await;
-    for (promise, outcome) in backend::all(&scene).await {
-        if let Kept::Skipped(why) = outcome {
-            println!("{promise} was skipped: {why}");
-        }
-    }
+    trial::keeps_every_promise(&Scene::new().await).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_set_by_partition_keeps_every_promise_by_watch() {
+    let scene = Scene { watched: true, ..Scene::new().await };
+    trial::keeps_every_promise(&scene).await;
+    let goal = Goal::Split(Weight::try_from(50).unwrap());
+    trial::hides_nothing_by_watch(&scene, &scene.cluster, "statefulsets", goal).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn every_disturbance_of_a_set_by_partition_is_got_over() {
-    let scene = Scene::new().await;
-    let mut scenarios = Scenario::ready_made(&scene).await;
-    scenarios.retain(|it| ["bad canary", "aborted while baking", "all at once"].contains(&it.name()));
-    assert_eq!(scenarios.len(), 3);
-    eprintln!("partition: {}", Sweep::of(&scene).scenarios(scenarios).all().await);
+    let scenarios = ["bad canary", "aborted while baking", "all at once"];
+    trial::gets_over("partition", &Scene::new().await, &scenarios).await;
 }
 
-async fn roll_out(backend: StatefulSetCanary, candidate: Revision, steps: &[u8], bake: u64, bad: u8) -> Outcome {
-    let gate = Scripted::unhealthy_from("errors", Weight::try_from(bad).unwrap());
-    let gate = if bad == 0 { Scripted::healthy("errors") } else { gate };
-    let engine = Engine::new(Memory::new()).unwrap();
-    let target = Target::new("db", backend).unwrap().gate(gate, Policy::default().every(Duration::from_millis(100)));
-    engine.register(target.look_every(Duration::from_millis(100), Duration::from_millis(500))).unwrap();
+#[tokio::test(start_paused = true)]
+async fn every_disturbance_of_a_set_by_partition_is_got_over_by_watch() {
+    let scene = Scene { watched: true, ..Scene::new().await };
+    trial::gets_over("partition, by watch", &scene, &["bad canary", "aborted while baking"]).await;
+}
+
+async fn roll_out(backend: StatefulSetCanary, candidate: Revision, steps: &[u8], bake: u64) -> Outcome {
     let plan = Plan::canary(steps.iter().copied(), Duration::from_secs(bake)).unwrap();
-    let outcome = engine.start(NewRollout::new("db", candidate, plan).unwrap()).await.unwrap().finished().await;
-    engine.shutdown(Duration::from_secs(5)).await;
-    outcome
+    trial::roll_out(backend, candidate, plan, None).await
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_shares_are_those_of_its_pods_and_others_are_refused() {
     let scene = Scene::new().await;
-    let shares = canary(&scene.cluster).await.capabilities().weights;
+    let shares = scene.canary().await.capabilities().weights;
     assert_eq!(shares, Weights::only([25, 50, 75]).unwrap());
-    let outcome = roll_out(canary(&scene.cluster).await, scene.candidate(), &[25, 75, 100], 1, 0).await;
+    let outcome = roll_out(scene.canary().await, scene.candidate(), &[25, 75, 100], 1).await;
     assert_eq!((outcome.rollout.state.clone(), scene.stands()), (State::Promoted, (0, 4)), "{outcome}");
 
     let engine = Engine::new(Memory::new()).unwrap();
-    engine.register(Target::new("db", canary(&scene.cluster).await).unwrap()).unwrap();
+    engine.register(Target::new("db", scene.canary().await).unwrap()).unwrap();
     let plan = Plan::canary([33, 100], Duration::from_secs(1)).unwrap();
-    let candidate = canary(&scene.cluster).await.images([("web", "shop:3")]).await.unwrap();
+    let candidate = scene.canary().await.images([("web", "shop:3")]).await.unwrap();
     let said = engine.start(NewRollout::new("db", candidate, plan).unwrap()).await.unwrap_err();
     assert!(said.chain().contains("this target can give only 25 %, 50 %, 75 %, 100 %"), "{}", said.chain());
 }
@@ -166,7 +170,7 @@ async fn what_speaks_against_a_partition_is_said_before_anything_changes() {
         change(&mut object);
         scene.cluster.put(&object);
         tokio::time::sleep(Duration::from_secs(2)).await;
-        let outcome = roll_out(canary(&scene.cluster).await, scene.candidate(), &[25, 100], 1, 0).await;
+        let outcome = roll_out(scene.canary().await, scene.candidate(), &[25, 100], 1).await;
         assert!(matches!(outcome.rollout.state, State::Refused { .. }), "{why}: {outcome}");
         assert!(outcome.to_string().contains(why), "{why}: {outcome}");
         assert_eq!(scene.db()["spec"], object["spec"], "{why}");
@@ -175,17 +179,17 @@ async fn what_speaks_against_a_partition_is_said_before_anything_changes() {
     scene.cluster.put(&json!({ "apiVersion": "autoscaling/v1", "kind": "HorizontalPodAutoscaler",
         "metadata": { "name": "busy" },
         "spec": { "scaleTargetRef": { "kind": "StatefulSet", "name": "db" }, "maxReplicas": 9 } }));
-    let outcome = roll_out(canary(&scene.cluster).await, scene.candidate(), &[25, 100], 1, 0).await;
+    let outcome = roll_out(scene.canary().await, scene.candidate(), &[25, 100], 1).await;
     assert!(outcome.to_string().contains("HorizontalPodAutoscaler busy sets the number of pods"), "{outcome}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_set_that_is_scaled_half_way_goes_back() {
     let scene = Scene::new().await;
-    let rolling = canary(&scene.cluster).await;
+    let rolling = scene.canary().await;
     let rolling = tokio::spawn({
         let candidate = scene.candidate();
-        async move { roll_out(rolling, candidate, &[50, 100], 60, 0).await }
+        async move { roll_out(rolling, candidate, &[50, 100], 60).await }
     });
     while scene.stands() != (2, 2) {
         assert!(!rolling.is_finished());
@@ -206,10 +210,10 @@ async fn a_set_that_is_scaled_half_way_goes_back() {
 async fn a_template_that_somebody_puts_back_by_hand_is_not_put_there_again() {
     let scene = Scene::new().await;
     let before = scene.db();
-    let rolling = canary(&scene.cluster).await;
+    let rolling = scene.canary().await;
     let rolling = tokio::spawn({
         let candidate = scene.candidate();
-        async move { roll_out(rolling, candidate, &[50, 100], 60, 0).await }
+        async move { roll_out(rolling, candidate, &[50, 100], 60).await }
     });
     while scene.stands() != (2, 2) {
         assert!(!rolling.is_finished());
@@ -309,11 +313,7 @@ async fn a_real_set_by_partition_keeps_every_promise() {
     let Some(space) = real(2).await else { return };
     let candidate = next(&space).await;
     let bench = Real { space, candidate };
-    for (promise, outcome) in backend::all(&bench).await {
-        if let Kept::Skipped(why) = outcome {
-            println!("{promise} was skipped: {why}");
-        }
-    }
+    trial::keeps_every_promise(&bench).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -368,10 +368,11 @@ async fn one_bad_pod_of_a_real_set_costs_one_pod_and_is_deleted_for_the_way_back
         ["db-0", "db-1"].map(|name| space.get("pod", name)["metadata"]["uid"].as_str().unwrap().to_owned())
     };
     let uids = untouched(&space);
-    let backend = of(&space).await.delete_stuck_pods();
+    let watches = Watches::new(&space.client);
+    let backend = of(&space).await.delete_stuck_pods().watched_by(&watches);
     let candidate = backend.images([("web", bad())]).await.unwrap();
     let engine = Engine::new(Memory::new()).unwrap();
-    let pods = Pods::of(&Watches::new(&space.client), &space.name, "statefulset/db").unwrap();
+    let pods = Pods::of(&watches, &space.name, "statefulset/db").unwrap();
     let target = Target::new("db", backend).unwrap().gate(pods, Policy::default());
     engine.register(target.look_every(Duration::from_millis(100), Duration::from_secs(1))).unwrap();
     let plan = Plan::canary([33, 66, 100], Duration::from_secs(600)).unwrap();

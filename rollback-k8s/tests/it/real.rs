@@ -9,13 +9,16 @@ use rollback_core::{
     backend::DeploymentBackend,
     model::{Attempt, Change, Goal, Nonce, Progress, Revision, RolloutId, Serial, TargetId},
     plan::Plan,
-    testing::backend::{self, Bench, Driver, Outcome},
+    testing::backend::{Bench, Driver},
 };
 use rollback_k8s::{Client, Workload, workload::Kind};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::support::cluster::{self, Namespace, PATIENCE, bad, release, release_of, released};
+use crate::support::{
+    cluster::{self, Namespace, PATIENCE, bad, release, release_of, released},
+    trial,
+};
 
 /// A workload of two pods on a real server; the candidate was made for it once.
 struct Real {
@@ -149,11 +152,7 @@ impl Bench for Real {
 
 async fn keeps_every_promise(kind: Kind) {
     let Some(real) = Real::new(kind).await else { return };
-    for (promise, outcome) in backend::all(&real).await {
-        if let Outcome::Skipped(why) = outcome {
-            println!("{kind:?}: {promise} was skipped: {why}");
-        }
-    }
+    trial::keeps_every_promise(&real).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

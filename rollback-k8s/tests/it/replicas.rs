@@ -6,7 +6,7 @@
 use std::{
     env, fs,
     path::{Path, PathBuf},
-    process::{self, Child, Command, Stdio},
+    process,
     time::Duration,
 };
 
@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use crate::place::Place;
+use crate::{place::Place, support::process::Process};
 
 /// How long a process may be silent.
 const LEASE: Duration = Duration::from_secs(3);
@@ -54,9 +54,8 @@ async fn of_two_replicas_one_is_killed_and_the_other_takes_its_rollout_over_with
     let mut second = stage.start();
     // It has to have seen the first alive, or it would have to wait for a lease from now on.
     sleep(LEASE).await;
-    assert!(stage.driver().await.unwrap().starts_with(&format!("{}-", first.0.id())), "it drives while it lives");
-    first.0.kill().unwrap();
-    first.0.wait().unwrap();
+    assert!(stage.driver().await.unwrap().starts_with(&format!("{}-", first.id())), "it drives while it lives");
+    first.kill();
     let killed = Instant::now();
     stage.until("the second drives", async || stage.is_driven_by(&second).await).await;
     let taken = killed.elapsed();
@@ -64,7 +63,7 @@ async fn of_two_replicas_one_is_killed_and_the_other_takes_its_rollout_over_with
     assert!(taken <= LEASE + MARGIN, "taken over {taken:?} after the kill");
     stage.say("bad");
     assert_eq!(second.ends().await, 1, "it rolls back");
-    assert_eq!(stage.writes().await, [(first.0.id(), "new".into()), (second.0.id(), "old".into())]);
+    assert_eq!(stage.writes().await, [(first.id(), "new".into()), (second.id(), "old".into())]);
     assert!(stage.is_over().await);
 }
 
@@ -91,7 +90,7 @@ async fn a_replica_that_is_stopped_and_continued_later_changes_nothing() {
             assert_eq!(first.ends().await, TAKEN_UP, "it is told that another drove");
         }
         assert_eq!(stage.everything().await, before, "it came back and changed the target or the record");
-        assert_eq!(stage.writes().await, [(first.0.id(), "new".into()), (second.0.id(), "old".into())]);
+        assert_eq!(stage.writes().await, [(first.id(), "new".into()), (second.id(), "old".into())]);
     }
 }
 
@@ -250,12 +249,7 @@ impl<'p> Stage<'p> {
     fn start(&self) -> Process {
         let (kubeconfig, namespace) = (self.place.kubeconfig.clone(), self.place.namespace.clone());
         let job = Job { kubeconfig, namespace, word: self.folder.path().join("word") };
-        let stderr = fs::OpenOptions::new().append(true).create(true).open(self.folder.path().join("stderr")).unwrap();
-        let mut command = Command::new(env::current_exe().unwrap());
-        command.args(["--exact", "replicas::child", "--ignored", "--nocapture"]);
-        command.env(JOB, serde_json::to_string(&job).unwrap());
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
-        Process(command.spawn().expect("this program starts once more"))
+        Process::start("replicas::child", JOB, &job, &self.folder.path().join("stderr"))
     }
 
     fn say(&self, word: &str) {
@@ -288,7 +282,7 @@ impl<'p> Stage<'p> {
     }
 
     async fn is_driven_by(&self, process: &Process) -> bool {
-        self.driver().await.is_some_and(|driver| driver.starts_with(&format!("{}-", process.0.id())))
+        self.driver().await.is_some_and(|driver| driver.starts_with(&format!("{}-", process.id())))
     }
 
     async fn is_over(&self) -> bool {
@@ -312,35 +306,5 @@ impl Drop for Stage<'_> {
         if std::thread::panicking() {
             eprintln!("{}", fs::read_to_string(self.folder.path().join("stderr")).unwrap_or_default());
         }
-    }
-}
-
-/// A child, which does not outlive the test.
-struct Process(Child);
-
-impl Process {
-    fn signal(&self, signal: &str) {
-        let send = format!("kill -{signal} {}", self.0.id());
-        Command::new("sh").args(["-c", &send]).status().expect("there is a shell");
-    }
-
-    /// Its exit status, once it has ended.
-    async fn ends(&mut self) -> i32 {
-        let begun = Instant::now();
-        loop {
-            if let Some(status) = self.0.try_wait().unwrap() {
-                return status.code().expect("it ends by itself");
-            }
-            assert!(begun.elapsed() < Duration::from_secs(60), "process {} does not end", self.0.id());
-            sleep(Duration::from_millis(20)).await;
-        }
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // It may have ended already.
-        drop(self.0.kill());
-        drop(self.0.wait());
     }
 }

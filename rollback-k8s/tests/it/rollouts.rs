@@ -28,7 +28,7 @@ use crate::{
 async fn roll_out(place: &Place, good: Option<u32>) -> Outcome {
     let client = Client::from_kubeconfig(&place.kubeconfig, None).await.unwrap();
     let watches = Watches::new(&client);
-    let workload = Workload::deployment(&client, &place.namespace, "web").unwrap();
+    let workload = Workload::deployment(&client, &place.namespace, "web").unwrap().watched_by(&watches);
     let candidate = match good {
         Some(number) => {
             let mut template = place.web().await["spec"]["template"].clone();

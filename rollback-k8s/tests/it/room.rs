@@ -56,7 +56,7 @@ async fn preflight_and_the_api_server_agree_on_which_pods_a_namespace_lets_in() 
     let mut object = deployment("web", &good(1));
     object["spec"]["revisionHistoryLimit"] = json!(0);
     space.apply(&object);
-    space.kubectl(&["rollout", "status", "deployment/web", "--timeout=60s"]);
+    space.rolled_out("deployment/web");
     space.apply(&json!({ "apiVersion": "v1", "kind": "ResourceQuota", "metadata": { "name": "small" },
         "spec": { "hard": { "pods": "3", "requests.cpu": "350m" } } }));
     // Its controller counts what is there.

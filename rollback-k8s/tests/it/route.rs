@@ -7,30 +7,24 @@ use async_trait::async_trait;
 use rollback_core::{
     ErrorKind,
     backend::DeploymentBackend,
-    engine::{Engine, NewRollout, Outcome, Target},
-    gate::Policy,
-    model::{Revision, Weight},
+    engine::Outcome,
+    model::{Goal, Revision, Weight},
     plan::Plan,
     state::State,
-    store::Memory,
-    testing::{
-        backend::{self, Bench, Outcome as Kept},
-        gates::Scripted,
-        sweep::{Scenario, Sweep},
-    },
+    testing::backend::Bench,
 };
-use rollback_k8s::{HttpRoute, testing::Cluster};
+use rollback_k8s::{HttpRoute, Watches, testing::Cluster};
 use serde_json::{Value, json};
 
 use crate::support::{
     cluster::{self, released},
-    gateway,
+    gateway, trial,
 };
 
-const SERVICES: [&str; 2] = ["shop-blue", "shop-green"];
+pub(crate) const SERVICES: [&str; 2] = ["shop-blue", "shop-green"];
 
 /// A route whose second rule divides requests, blue having all, with a filter and a port that must stay.
-fn manifest(blue: i64, green: i64) -> Value {
+pub(crate) fn manifest(blue: i64, green: i64) -> Value {
     json!({
         "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
         "metadata": { "name": "shop", "labels": { "app": "shop" } },
@@ -48,18 +42,19 @@ fn manifest(blue: i64, green: i64) -> Value {
     })
 }
 
-fn service(name: &str) -> Value {
+pub(crate) fn service(name: &str) -> Value {
     json!({ "apiVersion": "v1", "kind": "Service", "metadata": { "name": name },
         "spec": { "selector": { "app": name }, "ports": [{ "port": 80 }] } })
 }
 
-fn pod(app: &str, ready: bool) -> Value {
+pub(crate) fn pod(app: &str, ready: bool) -> Value {
     json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": format!("{app}-1"), "labels": { "app": app } },
         "status": { "conditions": [{ "type": "Ready", "status": if ready { "True" } else { "False" } }] } })
 }
 
 struct Scene {
     cluster: Cluster,
+    watched: bool,
 }
 
 impl Scene {
@@ -70,11 +65,13 @@ impl Scene {
             cluster.put(&pod(name, true));
         }
         cluster.put(&manifest(1, 0));
-        Self { cluster }
+        Self { cluster, watched: false }
     }
 
     fn route(&self) -> HttpRoute {
-        HttpRoute::new(&self.cluster.client(), "default", "shop", SERVICES).unwrap()
+        let client = self.cluster.client();
+        let route = HttpRoute::new(&client, "default", "shop", SERVICES).unwrap();
+        if self.watched { route.watched_by(&Watches::new(&client)) } else { route }
     }
 
     fn weights(&self) -> (Value, Value) {
@@ -112,34 +109,31 @@ impl Bench for Scene {
 
 #[tokio::test(start_paused = true)]
 async fn a_route_keeps_every_promise() {
-    let scene = Scene::new();
-    for (promise, outcome) in backend::all(&scene).await {
-        if let Kept::Skipped(why) = outcome {
-            println!("{promise} was skipped: {why}");
-        }
-    }
+    trial::keeps_every_promise(&Scene::new()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_route_keeps_every_promise_by_watch() {
+    let scene = Scene { watched: true, ..Scene::new() };
+    trial::keeps_every_promise(&scene).await;
+    let goal = Goal::Split(Weight::try_from(50).unwrap());
+    trial::hides_nothing_by_watch(&scene, &scene.cluster, "httproutes", goal).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn every_disturbance_of_a_route_is_got_over() {
-    let scene = Scene::new();
-    let mut scenarios = Scenario::ready_made(&scene).await;
-    scenarios.retain(|it| matches!(it.name(), "bad canary" | "blue/green" | "aborted while shifting"));
-    eprintln!("HTTPRoute: {}", Sweep::of(&scene).scenarios(scenarios).all().await);
+    trial::gets_over("HTTPRoute", &Scene::new(), &["bad canary", "blue/green", "aborted while shifting"]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_disturbance_of_a_route_is_got_over_by_watch() {
+    let scene = Scene { watched: true, ..Scene::new() };
+    trial::gets_over("HTTPRoute, by watch", &scene, &["bad canary", "aborted while shifting"]).await;
 }
 
 async fn roll_out(backend: HttpRoute, candidate: Revision, unhealthy_from: Option<u8>, bake: Duration) -> Outcome {
-    let gate = match unhealthy_from {
-        Some(percent) => Scripted::unhealthy_from("errors", Weight::try_from(percent).unwrap()),
-        None => Scripted::healthy("errors"),
-    };
-    let engine = Engine::new(Memory::new()).unwrap();
-    let target = Target::new("shop", backend).unwrap().gate(gate, Policy::default().every(Duration::from_millis(100)));
-    engine.register(target.look_every(Duration::from_millis(100), Duration::from_millis(500))).unwrap();
     let plan = Plan::canary([10, 50, 100], bake).unwrap();
-    let outcome = engine.start(NewRollout::new("shop", candidate, plan).unwrap()).await.unwrap().finished().await;
-    engine.shutdown(Duration::from_secs(5)).await;
-    outcome
+    trial::roll_out(backend, candidate, plan, unhealthy_from).await
 }
 
 const BAKE: Duration = Duration::from_secs(1);
@@ -245,7 +239,8 @@ async fn a_rule_must_be_the_only_one() {
     assert_eq!(nowhere.kind(), ErrorKind::NotFound);
 
     // Two targets on one object, at the same time.
-    let (pages, api) = (scene.route().rule("pages"), scene.route().rule("api"));
+    let watches = Watches::new(&scene.cluster.client());
+    let (pages, api) = (scene.route().rule("pages"), scene.route().rule("api").watched_by(&watches));
     let (one, two) =
         tokio::join!(roll_out(pages, scene.candidate(), None, BAKE), roll_out(api, scene.candidate(), Some(50), BAKE));
     assert_eq!(one.rollout.state, State::Promoted, "{one}");
@@ -318,7 +313,8 @@ async fn a_real_route_is_promoted_and_brought_back() {
     };
 
     let candidate = route().revision("shop:2", "shop-green").unwrap();
-    let outcome = play(tokio::spawn(roll_out(route(), candidate.clone(), Some(50), BAKE))).await;
+    let by_watch = route().watched_by(&Watches::new(&space.client));
+    let outcome = play(tokio::spawn(roll_out(by_watch, candidate.clone(), Some(50), BAKE))).await;
     assert!(matches!(outcome.rollout.state, State::RolledBack { .. }), "{outcome}");
     assert_eq!(weights(), (json!(100), json!(0)));
 

@@ -6,17 +6,11 @@ use async_trait::async_trait;
 use rollback_core::{
     ErrorKind,
     backend::DeploymentBackend,
-    engine::{Engine, NewRollout, Outcome, Target},
-    gate::Policy,
-    model::{Revision, Weight},
+    engine::Outcome,
+    model::Revision,
     plan::Plan,
     state::{Cause, State},
-    store::Memory,
-    testing::{
-        backend::{self, Bench, Outcome as Kept},
-        gates::Scripted,
-        sweep::{Scenario, Sweep},
-    },
+    testing::backend::Bench,
 };
 use rollback_k8s::{
     ServiceSwitch,
@@ -24,7 +18,10 @@ use rollback_k8s::{
 };
 use serde_json::{Value, json};
 
-use crate::support::cluster::{self, released};
+use crate::support::{
+    cluster::{self, labelled, released},
+    trial,
+};
 
 fn service(name: &str, color: &str) -> Value {
     json!({ "apiVersion": "v1", "kind": "Service", "metadata": { "name": name, "labels": { "app": "shop" } },
@@ -91,35 +88,17 @@ impl Bench for Scene {
 
 #[tokio::test(start_paused = true)]
 async fn a_switched_service_keeps_every_promise() {
-    let scene = Scene::new().await;
-    for (promise, outcome) in backend::all(&scene).await {
-        if let Kept::Skipped(why) = outcome {
-            println!("{promise} was skipped: {why}");
-        }
-    }
+    trial::keeps_every_promise(&Scene::new().await).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn every_disturbance_of_a_switched_service_is_got_over() {
-    let scene = Scene::new().await;
-    let mut scenarios = Scenario::ready_made(&scene).await;
-    scenarios.retain(|it| matches!(it.name(), "blue/green" | "bad all at once"));
-    assert_eq!(scenarios.len(), 2);
-    eprintln!("Service: {}", Sweep::of(&scene).scenarios(scenarios).all().await);
+    trial::gets_over("Service", &Scene::new().await, &["blue/green", "bad all at once"]).await;
 }
 
 async fn roll_out(backend: ServiceSwitch, candidate: Revision, healthy: bool, bake: Duration) -> Outcome {
-    let gate = match healthy {
-        true => Scripted::healthy("errors"),
-        false => Scripted::unhealthy_from("errors", Weight::ALL),
-    };
-    let engine = Engine::new(Memory::new()).unwrap();
-    let target = Target::new("shop", backend).unwrap().gate(gate, Policy::default().every(Duration::from_millis(100)));
-    engine.register(target.look_every(Duration::from_millis(100), Duration::from_millis(500))).unwrap();
     let plan = Plan::blue_green(bake, bake).unwrap();
-    let outcome = engine.start(NewRollout::new("shop", candidate, plan).unwrap()).await.unwrap().finished().await;
-    engine.shutdown(Duration::from_secs(5)).await;
-    outcome
+    trial::roll_out(backend, candidate, plan, (!healthy).then_some(100)).await
 }
 
 const BAKE: Duration = Duration::from_secs(1);
@@ -213,11 +192,8 @@ async fn labels_that_the_selector_does_not_have_are_refused() {
 async fn a_real_service_is_switched_and_switched_back() {
     let Some(space) = cluster::namespace().await else { return };
     for color in ["blue", "green"] {
-        let mut object = released(&format!("shop-{color}"), 1);
-        let labels = json!({ "app": "shop", "color": color });
-        object["spec"]["selector"]["matchLabels"] = labels.clone();
-        object["spec"]["template"]["metadata"]["labels"] = labels;
-        space.apply(&object);
+        let object = released(&format!("shop-{color}"), 1);
+        space.apply(&labelled(object, &json!({ "app": "shop", "color": color })));
     }
     space.apply(&service("shop", "blue"));
     space.apply(&service("shop-preview", "none"));

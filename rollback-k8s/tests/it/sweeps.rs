@@ -41,7 +41,7 @@ use tokio::{runtime, task::spawn_blocking};
 use crate::{
     place,
     support::{
-        cluster::{self, Namespace, PATIENCE, release, released},
+        cluster::{self, Namespace, PATIENCE, labelled, release, released},
         gateway,
     },
 };
@@ -198,9 +198,7 @@ impl Target {
             let side = |(name, pods): (&str, u32)| {
                 let mut object = quick(released(name, u32::from(name == "green") + 1));
                 object["spec"]["replicas"] = json!(pods);
-                let labels = json!({ "app": "web", "side": name });
-                object["spec"]["selector"]["matchLabels"] = labels.clone();
-                object["spec"]["template"]["metadata"]["labels"] = labels;
+                let object = labelled(object, &json!({ "app": "web", "side": name }));
                 (APPS, format!("deployments/{name}"), object)
             };
             SIDES.into_iter().zip(pods).map(side)

@@ -7,16 +7,11 @@ use rollback_core::{
     ErrorKind,
     backend::DeploymentBackend,
     engine::{Engine, NewRollout, Outcome, Target},
-    gate::Policy,
     model::{Goal, Revision, Weight},
     plan::{Deadlines, Plan},
     state::{Cause, Refusal, State},
     store::Memory,
-    testing::{
-        backend::{self, Bench, Driver, Outcome as Kept},
-        gates::Scripted,
-        sweep::{Scenario, Sweep},
-    },
+    testing::backend::Bench,
 };
 use rollback_k8s::{
     Watches, Workload,
@@ -24,8 +19,12 @@ use rollback_k8s::{
     workload::Kind,
 };
 use serde_json::{Value, json};
+use tokio::task::JoinHandle;
 
-use crate::support::cluster::{self, bad, deployment, release, release_of, released};
+use crate::support::{
+    cluster::{self, Namespace, PATIENCE, bad, deployment, release, release_of, released},
+    trial,
+};
 
 /// A workload in memory, the candidate that was made for it once, and how a process gets at it.
 pub(crate) struct Scene {
@@ -54,6 +53,34 @@ impl Scene {
         assert_eq!(uid, json!("uid-1"));
         Self { cluster, kind, manifest: manifest(kind), candidate, connect: workload }
     }
+
+    fn workload(&self) -> Workload {
+        (self.connect)(&self.cluster, self.kind)
+    }
+
+    /// The Deployment's first image.
+    fn image(&self) -> Value {
+        let object = self.cluster.get("deployments", "web").unwrap();
+        object["spec"]["template"]["spec"]["containers"][0]["image"].clone()
+    }
+
+    /// Begins a rollout whose pods take long, and waits until its candidate is put there.
+    async fn half_way(&self) -> JoinHandle<Outcome> {
+        self.cluster.pods_take(Duration::from_secs(20));
+        let rolling = tokio::spawn(roll_out(self.workload(), self.candidate(), false));
+        while self.image() != "shop:2" {
+            assert!(!rolling.is_finished());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        rolling
+    }
+
+    /// Somebody else gives the Deployment this image.
+    fn set_image(&self, image: &str) {
+        let mut object = self.cluster.get("deployments", "web").unwrap();
+        object["spec"]["template"]["spec"]["containers"][0]["image"] = json!(image);
+        self.cluster.put(&object);
+    }
 }
 
 pub(crate) fn workload(cluster: &Cluster, kind: Kind) -> Workload {
@@ -73,7 +100,7 @@ impl Bench for Scene {
     }
 
     async fn connect(&self) -> Arc<dyn DeploymentBackend> {
-        Arc::new((self.connect)(&self.cluster, self.kind))
+        Arc::new(self.workload())
     }
 
     fn candidate(&self) -> Revision {
@@ -99,105 +126,38 @@ impl Bench for Scene {
 #[tokio::test(start_paused = true)]
 async fn every_kind_keeps_every_promise() {
     for kind in [Kind::Deployment, Kind::StatefulSet, Kind::DaemonSet] {
-        let scene = Scene::new(kind).await;
-        for (promise, outcome) in backend::all(&scene).await {
-            if let Kept::Skipped(why) = outcome {
-                println!("{kind:?}: {promise} was skipped: {why}");
-            }
-        }
+        println!("{kind:?}");
+        trial::keeps_every_promise(&Scene::new(kind).await).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn every_disturbance_is_got_over() {
-    let scene = Scene::new(Kind::Deployment).await;
-    let mut scenarios = Scenario::ready_made(&scene).await;
-    scenarios.retain(|it| !matches!(it.name(), "canary" | "bad canary"));
-    let sweep = Sweep::of(&scene).scenarios(scenarios);
-    eprintln!("Deployment: {}", sweep.all().await);
+    trial::gets_over("Deployment", &Scene::new(Kind::Deployment).await, &AT_ITS_OWN_PACE).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn every_kind_keeps_every_promise_by_watch() {
     for kind in [Kind::Deployment, Kind::StatefulSet, Kind::DaemonSet] {
         let scene = Scene { connect: watched, ..Scene::new(kind).await };
-        backend::all(&scene).await;
+        trial::keeps_every_promise(&scene).await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn looks_by_watch_hide_nothing() {
+    let scene = Scene { connect: watched, ..Scene::new(Kind::Deployment).await };
+    trial::hides_nothing_by_watch(&scene, &scene.cluster, "deployments", Goal::Split(Weight::ALL)).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn every_disturbance_is_got_over_by_watch() {
     let scene = Scene { connect: watched, ..Scene::new(Kind::Deployment).await };
-    let mut scenarios = Scenario::ready_made(&scene).await;
-    scenarios.retain(|it| !matches!(it.name(), "canary" | "bad canary"));
-    eprintln!("Deployment, by watch: {}", Sweep::of(&scene).scenarios(scenarios).all().await);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_watch_that_lags_hides_nothing_that_was_written() {
-    let scene = Scene { connect: watched, ..Scene::new(Kind::Deployment).await };
-    let mut driver = Driver::new(&scene).await;
-    let all = Goal::Split(Weight::ALL);
-    driver.drive(all).await;
-    let before = driver.look(all).await;
-    // From now on the watch hears nothing for 3 s.
-    let watches = || scene.cluster.requests().iter().filter(|line| line.contains("watch=true")).count();
-    let begun = watches();
-    scene.cluster.fault("watch=true", 1, Fault::Hang);
-    while watches() == begun {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    let attempt = driver.save(all, &before.version);
-    driver.send(&attempt).await.unwrap();
-    let look = driver.look(all).await;
-    assert!(look.landed && look.version != before.version, "{look:?}");
-}
-
-/// What is asked of the API server in a minute while so many workloads bake.
-async fn asked_in_a_minute(count: usize) -> Vec<String> {
-    let cluster = Cluster::new();
-    let watches = Watches::new(&cluster.client());
-    let engine = Engine::new(Memory::new()).unwrap();
-    let mut handles = Vec::new();
-    for number in 0..count {
-        let name = format!("web-{number}");
-        cluster.put(&deployment(&name, "shop:1"));
-        let web = Workload::deployment(&cluster.client(), "default", &name).unwrap().watched_by(&watches);
-        let candidate = web.images([("web", "shop:2")]).await.unwrap();
-        let target = Target::new(&name, web).unwrap();
-        engine.register(target.look_every(Duration::from_millis(500), Duration::from_secs(1))).unwrap();
-        let plan = Plan::all_at_once(Duration::from_secs(600)).unwrap();
-        handles.push(engine.start(NewRollout::new(&name, candidate, plan).unwrap()).await.unwrap());
-    }
-    for handle in &mut handles {
-        while !matches!(handle.status().state, State::Baking { .. }) {
-            handle.changed().await.expect("it bakes before it ends");
-        }
-    }
-    tokio::time::sleep(Duration::from_secs(5)).await;
-    let before = cluster.requests().len();
-    tokio::time::sleep(Duration::from_secs(60)).await;
-    cluster.requests().split_off(before)
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_number_of_steady_requests_does_not_grow_with_the_number_of_rollouts() {
-    let (one, many) = (asked_in_a_minute(1).await, asked_in_a_minute(20).await);
-    let steady = |asked: &[String]| asked.iter().filter(|line| !line.contains("watch=true")).count();
-    assert_eq!((steady(&one), steady(&many)), (0, 0), "{one:?}, {many:?}");
-    // A watch of 10 s, begun again and again.
-    assert!(one.len() <= 7 && many.len() <= 7, "{one:?}, {many:?}");
+    trial::gets_over("Deployment, by watch", &scene, &AT_ITS_OWN_PACE).await;
 }
 
 pub(crate) async fn roll_out(backend: Workload, candidate: Revision, bad: bool) -> Outcome {
-    let gate = if bad { Scripted::unhealthy_from("errors", Weight::ALL) } else { Scripted::healthy("errors") };
-    let engine = Engine::new(Memory::new()).unwrap();
-    let target = Target::new("web", backend).unwrap().gate(gate, Policy::default().every(Duration::from_millis(100)));
-    engine.register(target.look_every(Duration::from_millis(200), Duration::from_millis(500))).unwrap();
-    let plan = Plan::all_at_once(Duration::from_secs(1)).unwrap();
-    let outcome = engine.start(NewRollout::new("web", candidate, plan).unwrap()).await.unwrap().finished().await;
-    engine.shutdown(Duration::from_secs(5)).await;
-    outcome
+    trial::roll_out(backend, candidate, Plan::all_at_once(Duration::from_secs(1)).unwrap(), bad.then_some(100)).await
 }
 
 pub(crate) async fn refused(backend: Workload, candidate: Revision) -> String {
@@ -279,73 +239,43 @@ async fn missing_rights_are_named_and_so_is_what_admission_refuses() {
 
 #[tokio::test(start_paused = true)]
 async fn a_template_that_changed_under_the_candidate_is_not_undone() {
-    let cluster = Cluster::new();
-    cluster.put(&manifest(Kind::Deployment));
-    let candidate = workload(&cluster, Kind::Deployment).images([("web", "shop:2")]).await.unwrap();
-    let mut object = manifest(Kind::Deployment);
+    let scene = Scene::new(Kind::Deployment).await;
+    let mut object = scene.manifest.clone();
     object["spec"]["template"]["spec"]["containers"][0]["env"] = json!([{"name": "NEW", "value": "1"}]);
-    cluster.put(&object);
+    scene.cluster.put(&object);
     tokio::time::sleep(Duration::from_secs(2)).await;
-    let said = refused(workload(&cluster, Kind::Deployment), candidate).await;
+    let said = refused(scene.workload(), scene.candidate()).await;
     assert!(said.contains("has changed since the candidate was made"), "{said}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn somebody_elses_edit_in_the_middle_is_drift_and_hands_stay_off() {
-    let cluster = Cluster::new();
-    cluster.put(&manifest(Kind::Deployment));
-    cluster.pods_take(Duration::from_secs(20));
-    let web = workload(&cluster, Kind::Deployment);
-    let candidate = web.images([("web", "shop:2")]).await.unwrap();
-    let rolling = tokio::spawn(roll_out(web, candidate, false));
-    while cluster.get("deployments", "web").unwrap()["spec"]["template"]["spec"]["containers"][0]["image"] != "shop:2" {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    let mut object = cluster.get("deployments", "web").unwrap();
-    object["spec"]["template"]["spec"]["containers"][0]["image"] = json!("shop:3");
-    cluster.put(&object);
+    let scene = Scene::new(Kind::Deployment).await;
+    let rolling = scene.half_way().await;
+    scene.set_image("shop:3");
     let outcome = rolling.await.unwrap();
     assert!(matches!(outcome.rollout.state, State::Abandoned { .. }), "{outcome}");
     assert!(outcome.to_string().contains("web=shop:3"), "{outcome}");
-    let image =
-        cluster.get("deployments", "web").unwrap()["spec"]["template"]["spec"]["containers"][0]["image"].clone();
-    assert_eq!(image, "shop:3");
+    assert_eq!(scene.image(), "shop:3");
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_was_undone_by_hand_on_the_way_is_not_done_again() {
-    let cluster = Cluster::new();
-    cluster.put(&manifest(Kind::Deployment));
-    cluster.pods_take(Duration::from_secs(20));
-    let web = workload(&cluster, Kind::Deployment);
-    let candidate = web.images([("web", "shop:2")]).await.unwrap();
-    let rolling = tokio::spawn(roll_out(web, candidate, false));
-    let image = |object: &Value| object["spec"]["template"]["spec"]["containers"][0]["image"].clone();
-    while image(&cluster.get("deployments", "web").unwrap()) != "shop:2" {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    let mut object = cluster.get("deployments", "web").unwrap();
-    object["spec"]["template"]["spec"]["containers"][0]["image"] = json!("shop:1");
-    cluster.put(&object);
+    let scene = Scene::new(Kind::Deployment).await;
+    let rolling = scene.half_way().await;
+    scene.set_image("shop:1");
     let outcome = rolling.await.unwrap();
     assert!(matches!(outcome.rollout.state, State::Abandoned { .. }), "{outcome}");
     assert!(outcome.to_string().contains("was given web=shop:1 again"), "{outcome}");
-    assert_eq!(image(&cluster.get("deployments", "web").unwrap()), "shop:1");
+    assert_eq!(scene.image(), "shop:1");
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_object_that_was_made_again_under_its_name_is_another_one() {
-    let cluster = Cluster::new();
-    cluster.put(&manifest(Kind::Deployment));
-    cluster.pods_take(Duration::from_secs(20));
-    let web = workload(&cluster, Kind::Deployment);
-    let candidate = web.images([("web", "shop:2")]).await.unwrap();
-    let rolling = tokio::spawn(roll_out(web, candidate, false));
-    while cluster.get("deployments", "web").unwrap()["spec"]["template"]["spec"]["containers"][0]["image"] != "shop:2" {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    cluster.delete("deployments", "web");
-    cluster.put(&manifest(Kind::Deployment));
+    let scene = Scene::new(Kind::Deployment).await;
+    let rolling = scene.half_way().await;
+    scene.cluster.delete("deployments", "web");
+    scene.cluster.put(&scene.manifest);
     let outcome = rolling.await.unwrap();
     assert!(outcome.to_string().contains("deleted and made again"), "{outcome}");
 }
@@ -353,24 +283,17 @@ async fn an_object_that_was_made_again_under_its_name_is_another_one() {
 #[tokio::test(start_paused = true)]
 async fn every_disturbance_of_a_stateful_set_and_of_a_daemon_set_is_got_over() {
     for kind in [Kind::StatefulSet, Kind::DaemonSet] {
-        let scene = Scene::new(kind).await;
-        let mut scenarios = Scenario::ready_made(&scene).await;
-        scenarios.retain(|it| it.name() == "bad all at once");
-        assert_eq!(scenarios.len(), 1);
-        eprintln!("{kind:?}: {}", Sweep::of(&scene).scenarios(scenarios).all().await);
+        trial::gets_over(&format!("{kind:?}"), &Scene::new(kind).await, &["bad all at once"]).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_busy_server_and_one_that_is_away_for_a_minute_are_waited_for() {
     for fault in [Fault::Refuse(429, 3), Fault::Refuse(503, 0), Fault::LoseRequest, Fault::Hang] {
-        let cluster = Cluster::new();
-        cluster.put(&manifest(Kind::Deployment));
-        let web = workload(&cluster, Kind::Deployment);
-        let candidate = web.images([("web", "shop:2")]).await.unwrap();
-        let rolling = tokio::spawn(roll_out(web, candidate, true));
+        let scene = Scene::new(Kind::Deployment).await;
+        let rolling = tokio::spawn(roll_out(scene.workload(), scene.candidate(), true));
         tokio::time::sleep(Duration::from_millis(300)).await;
-        cluster.fault("", 6, fault.clone());
+        scene.cluster.fault("", 6, fault.clone());
         let outcome = rolling.await.unwrap();
         assert!(matches!(outcome.rollout.state, State::RolledBack { .. }), "{fault:?}: {outcome}");
     }
@@ -401,14 +324,26 @@ async fn configuration_that_changed_is_told_when_the_template_is_back() {
     assert!(!outcome.to_string().contains("new-secret"));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_real_deployment_is_promoted_and_a_bad_one_is_brought_back() {
-    let Some(space) = cluster::namespace().await else { return };
+/// Release 1 of a Deployment, rolled out.
+async fn real() -> Option<Namespace> {
+    let space = cluster::namespace().await?;
     space.apply(&released("web", 1));
     space.rolled_out("deployment/web");
-    let web = || Workload::deployment(&space.client, &space.name, "web").unwrap();
+    Some(space)
+}
+
+/// The template as it is, of this release.
+fn next(space: &Namespace, number: u32) -> Value {
     let mut template = space.get("deployment", "web")["spec"]["template"].clone();
-    release(&mut template, 2);
+    release(&mut template, number);
+    template
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_real_deployment_is_promoted_and_a_bad_one_is_brought_back() {
+    let Some(space) = real().await else { return };
+    let web = || Workload::deployment(&space.client, &space.name, "web").unwrap();
+    let template = next(&space, 2);
     let candidate = web().template("release 2", &template).await.unwrap();
     let outcome = roll_out(web(), candidate, false).await;
     assert_eq!(outcome.rollout.state, State::Promoted, "{outcome}");
@@ -443,9 +378,8 @@ async fn a_real_deployment_is_promoted_and_a_bad_one_is_brought_back() {
 /// `kubectl rollout undo` brings back the annotations of the old template too, our own among them.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_kubectl_undid_on_the_way_is_not_done_again() {
-    let Some(space) = cluster::namespace().await else { return };
-    space.apply(&deployment("web", &cluster::good(1)));
-    space.kubectl(&["rollout", "status", "deployment/web", "--timeout=60s"]);
+    let Some(space) = real().await else { return };
+    let before = release_of(&space.get("deployment", "web")["spec"]["template"]);
     let web = Workload::deployment(&space.client, &space.name, "web").unwrap();
     let candidate = web.images([("web", bad())]).await.unwrap();
     let engine = Engine::new(Memory::new()).unwrap();
@@ -458,29 +392,30 @@ async fn what_kubectl_undid_on_the_way_is_not_done_again() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     space.kubectl(&["rollout", "undo", "deployment/web"]);
-    let outcome = tokio::time::timeout(Duration::from_secs(60), handle.finished()).await.expect("it ends");
+    let outcome = tokio::time::timeout(PATIENCE, handle.finished()).await.expect("it ends");
     assert!(matches!(outcome.rollout.state, State::Abandoned { .. }), "{outcome}");
-    let after = space.get("deployment", "web");
-    assert_eq!(after["spec"]["template"]["spec"]["containers"][0]["image"], json!(cluster::good(1)), "{outcome}");
+    assert_eq!(release_of(&space.get("deployment", "web")["spec"]["template"]), before, "{outcome}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn on_a_real_server_a_rollout_by_watch_ends_as_one_by_requests() {
-    let Some(space) = cluster::namespace().await else { return };
-    space.apply(&deployment("web", &cluster::good(1)));
-    space.kubectl(&["rollout", "status", "deployment/web", "--timeout=60s"]);
+    let Some(space) = real().await else { return };
     let watches = Watches::new(&space.client);
     let web = || Workload::deployment(&space.client, &space.name, "web").unwrap().watched_by(&watches);
-    let env = |value: &str| {
-        let mut template = space.get("deployment", "web")["spec"]["template"].clone();
-        template["spec"]["containers"][0]["env"] = json!([{ "name": "RELEASE", "value": value }]);
-        template
-    };
-    let before = env("2");
+    let before = next(&space, 2);
     let outcome = roll_out(web(), web().template("2", &before).await.unwrap(), false).await;
     assert_eq!(outcome.rollout.state, State::Promoted, "{outcome}");
-    let outcome = roll_out(web(), web().template("3", &env("3")).await.unwrap(), true).await;
+    let outcome = roll_out(web(), web().template("3", &next(&space, 3)).await.unwrap(), true).await;
     assert!(matches!(outcome.rollout.state, State::RolledBack { .. }), "{outcome}");
     assert_eq!(space.get("deployment", "web")["spec"]["template"], before);
-    assert!(space.try_kubectl(&["rollout", "status", "deployment/web", "--timeout=30s"]));
+    space.rolled_out("deployment/web");
 }
+
+/// The ready-made scenarios that differ from each other where 100 % is the only share.
+const AT_ITS_OWN_PACE: [&str; 5] = [
+    "all at once",
+    "bad all at once",
+    "aborted while baking",
+    "aborted while shifting",
+    "bad canary whose rollback fails for a while",
+];

@@ -225,6 +225,13 @@ pub(crate) fn released(name: &str, number: u32) -> Value {
     object
 }
 
+/// The same with these labels on its pods, by which it knows them.
+pub(crate) fn labelled(mut object: Value, labels: &Value) -> Value {
+    object["spec"]["selector"]["matchLabels"] = labels.clone();
+    object["spec"]["template"]["metadata"]["labels"] = labels.clone();
+    object
+}
+
 /// On a cluster of somebody else containers may run, and one that crashes is ready for a moment before.
 pub(crate) fn min_ready_seconds() -> u32 {
     if env::var_os("ROLLBACK_TEST_KUBECONFIG").is_some() { 3 } else { 0 }
