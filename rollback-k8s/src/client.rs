@@ -1,6 +1,14 @@
 //! The way into a cluster: credentials, timeouts, and one place where requests are sent and answers are sorted.
 
-use std::{fmt, path::Path, sync::Arc, time::Duration};
+use std::{
+    env,
+    ffi::OsString,
+    fmt,
+    path::{Path, PathBuf},
+    slice,
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::{Stream, StreamExt as _};
 use http::{HeaderValue, Request, StatusCode, header};
@@ -8,7 +16,7 @@ use http_body_util::{BodyExt as _, Limited};
 use kube::{
     Config,
     client::Body,
-    config::{KubeConfigOptions, Kubeconfig},
+    config::{KubeConfigOptions, Kubeconfig, KubeconfigError},
     core::{Status, WatchEvent},
 };
 use rollback_core::{Error, ErrorKind, Result};
@@ -32,17 +40,24 @@ impl Client {
     /// The largest answer, in bytes: a page of 500 large objects.
     const MAX_ANSWER: usize = 64 << 20;
 
-    /// The cluster of the environment: what `KUBECONFIG` names, else `~/.kube/config`, else the cluster that this
-    /// process runs in.
+    /// The cluster of the environment: what `KUBECONFIG` names, else `~/.kube/config` where there is one, else the cluster
+    /// that this process runs in.
+    ///
+    /// What is named is used or refused. A kubeconfig that cannot be used never leads to the cluster that the process
+    /// happens to run in: that is another one.
     ///
     /// # Errors
-    /// `Invalid` when there is none, or it cannot be read; the error names the file.
+    /// `Invalid` when there is none, or it cannot be used; the error names the file.
     pub async fn from_env() -> Result<Self> {
-        let config = Config::infer().await;
-        Self::new(
-            config
-                .map_err(|e| Error::invalid("no cluster is configured: neither a kubeconfig nor a pod").because(e))?,
-        )
+        // Not by kube's own `Config::infer`, which takes the cluster around it whatever is wrong with a kubeconfig.
+        let files = kubeconfigs(env::var_os("KUBECONFIG"), env::home_dir());
+        if files.is_empty() {
+            return Self::new(Config::incluster().map_err(|e| {
+                Error::invalid("no cluster is configured: no KUBECONFIG, no ~/.kube/config, and not in a pod")
+                    .because(e)
+            })?);
+        }
+        Self::from_files(&files, None).await
     }
 
     /// The cluster that this process runs in as a pod, by its service account.
@@ -62,11 +77,18 @@ impl Client {
     /// # Errors
     /// `Invalid` when the file cannot be read, is no kubeconfig, or has no such context.
     pub async fn from_kubeconfig(file: impl AsRef<Path>, context: Option<&str>) -> Result<Self> {
-        let file = file.as_ref();
-        let unusable = |e| Error::invalid(format!("the kubeconfig {} cannot be used", file.display())).because(e);
-        let kubeconfig = Kubeconfig::read_from(file).map_err(unusable)?;
+        Self::from_files(&[file.as_ref().to_owned()], context).await
+    }
+
+    /// As kubectl merges them: whatever says something first holds.
+    async fn from_files(files: &[PathBuf], context: Option<&str>) -> Result<Self> {
+        let mut merged = Kubeconfig::default();
+        for file in files {
+            let read = Kubeconfig::read_from(file).and_then(|read| merged.merge(read));
+            merged = read.map_err(|e| unusable(slice::from_ref(file), e))?;
+        }
         let options = KubeConfigOptions { context: context.map(str::to_owned), ..KubeConfigOptions::default() };
-        Self::new(Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(unusable)?)
+        Self::new(Config::from_custom_kubeconfig(merged, &options).await.map_err(|e| unusable(files, e))?)
     }
 
     /// A client that was made elsewhere: a proxy, an impersonation, a private authority. Leave out kube's own retries
@@ -187,6 +209,31 @@ impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client").field("namespace", &self.namespace()).finish_non_exhaustive()
     }
+}
+
+fn unusable(files: &[PathBuf], error: KubeconfigError) -> Error {
+    let files: Vec<_> = files.iter().map(|file| file.display().to_string()).collect();
+    let said = format!("the kubeconfig {} cannot be used", files.join(", "));
+    match error {
+        // Its text shows the lines around, and tokens are in them.
+        KubeconfigError::Parse(e) => {
+            let at = e.location().map(|at| format!(" at line {}, column {}", at.line(), at.column()));
+            Error::invalid(format!("{said}: it is not YAML of a kubeconfig{}", at.unwrap_or_default()))
+        }
+        e => Error::invalid(said).because(e),
+    }
+}
+
+/// The files that are named, or the one that is there without being named.
+fn kubeconfigs(named: Option<OsString>, home: Option<PathBuf>) -> Vec<PathBuf> {
+    let named: Vec<PathBuf> =
+        named.iter().flat_map(env::split_paths).filter(|file| !file.as_os_str().is_empty()).collect();
+    if !named.is_empty() {
+        return named;
+    }
+    let usual = home.map(|home| home.join(".kube").join("config"));
+    // One that may not even be looked at is there.
+    usual.into_iter().filter(|file| !matches!(file.try_exists(), Ok(false))).collect()
 }
 
 fn sign(request: &mut Request<Vec<u8>>) {

@@ -19,6 +19,8 @@ pub(crate) struct Rules {
     pub(crate) schedule: Duration,
     /// How long a pod may be without being ready, for no reason that it gives.
     pub(crate) ready: Duration,
+    /// What a container logged may be told.
+    pub(crate) logs: bool,
 }
 
 impl Default for Rules {
@@ -28,6 +30,7 @@ impl Default for Rules {
             pull: Duration::from_secs(60),
             schedule: Duration::from_secs(120),
             ready: Duration::from_secs(300),
+            logs: false,
         }
     }
 }
@@ -64,6 +67,8 @@ pub(crate) struct Fault<'p> {
     pub(crate) said: Option<&'p Said>,
     /// For [`Kind::Crash`]: how often it ended since the rollout began.
     pub(crate) times: u32,
+    /// Its message may be from a log, and is not told.
+    pub(crate) is_hushed: bool,
 }
 
 /// What a judgement wants to know the next time.
@@ -75,9 +80,10 @@ pub(crate) struct Memory {
     /// Faults that are borne for a while: by pod and kind.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     borne: BTreeMap<String, Borne>,
-    /// How often the containers of a pod had been restarted when it was seen first, where it is older than the rollout.
+    /// Of pods that are older than the rollout: how often their containers had ended when they were looked at first. None:
+    /// the pod was over.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    before: BTreeMap<String, u32>,
+    before: BTreeMap<String, Option<u32>>,
 }
 
 /// Since when, last counted when, how often. In milliseconds, for the memory of a gate is small.
@@ -107,37 +113,45 @@ pub(crate) struct Culprit {
 }
 
 /// Judges the candidate's pods, beside the pods of the revision to keep.
-pub(crate) fn judge(
+pub(crate) fn judge<'p>(
     rules: &Rules,
     memory: &mut Memory,
-    new: &[&Pod],
-    old: &[&Pod],
+    new: &[&'p Pod],
+    old: &[&'p Pod],
     created: Timestamp,
     now: Timestamp,
 ) -> Ruling {
     memory.begin(new, old, created, now);
-    let staying: Vec<&Pod> = new.iter().copied().filter(|pod| !pod.leaving).collect();
-    let faults: Vec<Fault<'_>> = staying.iter().filter_map(|pod| fault(pod, memory)).collect();
+    let count = |pods: &[&'p Pod], memory: &Memory| -> Vec<&'p Pod> {
+        pods.iter().copied().filter(|pod| !pod.leaving && !memory.is_left_over(pod, created)).collect()
+    };
+    let (counted, baseline) = (count(new, memory), count(old, memory));
+    let mut faults: Vec<Fault<'_>> = counted.iter().filter_map(|pod| fault(pod, memory, created)).collect();
+    if !rules.logs {
+        faults.iter_mut().for_each(Fault::hush);
+    }
     memory.heed(&faults, now);
+    // A pod that is over is never ready, and a ReplicaSet leaves it there beside the one that it makes instead.
+    let staying: Vec<&Pod> = counted.iter().copied().filter(|pod| pod.failed.is_none()).collect();
     let ready = staying.iter().filter(|pod| pod.ready).count();
     let mut facts = Facts::from_iter([
         ("pods", staying.len().into()),
         ("ready", ready.into()),
-        ("of the baseline", old.iter().filter(|pod| !pod.leaving).count().into()),
+        ("of the baseline", baseline.len().into()),
         ("trips on", serde_json::Value::from(rules.said())),
     ]);
     if let Some(fault) = worst(&faults) {
         fault.tell(&mut facts);
     }
     let culprit = |fault: &Fault<'_>| Some(fault.culprit());
-    if let Some(fatal) = rules.fatal(&faults, staying.len(), memory, now) {
+    if let Some(fatal) = rules.fatal(&faults, counted.len(), memory, now) {
         fatal.tell(&mut facts);
-        let failing = old.iter().filter(|pod| !pod.leaving && ails_like(pod, fatal.kind, memory)).count();
+        let failing = baseline.iter().filter(|pod| ails_like(pod, fatal.kind, memory, created)).count();
         facts.insert("failing", faults.len());
         facts.insert("failing of the baseline", failing);
-        let all = old.iter().filter(|pod| !pod.leaving).count();
+        let all = baseline.len();
         // Half the candidate's share of failing pods is enough: what ails both is not the candidate's doing.
-        let both = failing > 0 && failing * 2 * staying.len() >= faults.len() * all;
+        let both = failing > 0 && failing * 2 * counted.len() >= faults.len() * all;
         return Ruling {
             standing: if both { Standing::Inconclusive } else { Standing::Unhealthy },
             summary: match both {
@@ -154,7 +168,7 @@ pub(crate) fn judge(
     }
     let (standing, summary) = match worst(&faults) {
         _ if staying.is_empty() => (Standing::Inconclusive, "the candidate has no pods".into()),
-        Some(fault) if !fault.pod.ready => {
+        Some(fault) if !fault.pod.ready && fault.kind != Kind::Evicted => {
             (Standing::Inconclusive, format!("{}, {}", fault.summary(), rules.patience(fault.kind)))
         }
         _ if ready < staying.len() => (Standing::Inconclusive, format!("{ready} of {} pods are ready", staying.len())),
@@ -171,17 +185,18 @@ fn worst<'f, 'p>(faults: &'f [Fault<'p>]) -> Option<&'f Fault<'p>> {
 }
 
 /// What is wrong with a pod, the gravest of several.
-fn fault<'p>(pod: &'p Pod, memory: &Memory) -> Option<Fault<'p>> {
-    let plain = |kind, said| Fault { kind, pod, container: None, said, times: 0 };
+fn fault<'p>(pod: &'p Pod, memory: &Memory, created: Timestamp) -> Option<Fault<'p>> {
+    let plain = |kind, said| Fault { kind, pod, container: None, said, times: 0, is_hushed: false };
     if let Some(said) = &pod.failed {
         return Some(plain(Kind::Evicted, Some(said)));
     }
-    let times = ends(pod).saturating_sub(memory.before.get(key(pod)).copied().unwrap_or(0));
+    let times = memory.ends_since(pod, created);
     let most = pod.containers.iter().max_by_key(|container| container.ends()).filter(|_| times > 0);
-    let crash = most.map(|c| Fault { kind: Kind::Crash, pod, container: Some(c), said: c.last_words(), times });
+    let of = |kind, c, said, times| Fault { kind, pod, container: Some(c), said, times, is_hushed: false };
+    let crash = most.map(|c| of(Kind::Crash, c, c.last_words(), times));
     let waiting = pod.containers.iter().find_map(|c| {
         let said = c.waiting.as_ref()?;
-        Some(Fault { kind: waits_for(said.reason())?, pod, container: Some(c), said: Some(said), times: 0 })
+        Some(of(waits_for(said.reason())?, c, Some(said), 0))
     });
     let unscheduled = || pod.unscheduled.as_ref().map(|said| plain(Kind::Unschedulable, Some(said)));
     let unready = || (!pod.ready).then(|| plain(Kind::NotReady, None));
@@ -190,9 +205,9 @@ fn fault<'p>(pod: &'p Pod, memory: &Memory) -> Option<Fault<'p>> {
 
 /// Whether a pod of the baseline has a trouble that could be this one. What is merely not ready counts only against
 /// what is merely not ready: pods of the baseline come and go in a rollout.
-fn ails_like(pod: &Pod, kind: Kind, memory: &Memory) -> bool {
-    pod.containers.iter().any(|container| container.down || container.waits_after_a_crash())
-        || fault(pod, memory).is_some_and(|fault| fault.kind != Kind::NotReady || kind == Kind::NotReady)
+fn ails_like(pod: &Pod, kind: Kind, memory: &Memory, created: Timestamp) -> bool {
+    pod.containers.iter().any(Container::has_just_ended)
+        || fault(pod, memory, created).is_some_and(|fault| fault.kind != Kind::NotReady || kind == Kind::NotReady)
 }
 
 /// The waiting reasons of the kubelet, as its source names them. Others (`ContainerCreating`, `PodInitializing`) are the
@@ -215,11 +230,12 @@ fn waits_for(reason: &str) -> Option<Kind> {
 impl Container {
     /// How often it has ended, the end that it has not been started again from among them.
     fn ends(&self) -> u32 {
-        self.restarts + u32::from(self.down || self.waits_after_a_crash())
+        self.restarts + u32::from(self.has_just_ended())
     }
 
-    fn waits_after_a_crash(&self) -> bool {
-        self.waiting.as_ref().is_some_and(|said| said.reason() == "CrashLoopBackOff")
+    /// It has ended, and was not started again yet.
+    fn has_just_ended(&self) -> bool {
+        self.down || self.waiting.as_ref().is_some_and(|said| said.reason() == "CrashLoopBackOff")
     }
 
     fn last_words(&self) -> Option<&Said> {
@@ -228,6 +244,14 @@ impl Container {
 }
 
 impl Fault<'_> {
+    fn hush(&mut self) {
+        self.is_hushed = self.kind == Kind::Crash && self.container.is_some_and(|c| c.ends_with_its_log);
+    }
+
+    fn message(&self) -> &str {
+        self.said.filter(|_| !self.is_hushed).map(Said::message).unwrap_or_default()
+    }
+
     /// In a clause: `container app of pod web-1 crashed 2 times (OOMKilled, exit code 137)`.
     fn summary(&self) -> String {
         let who = match self.container {
@@ -235,9 +259,9 @@ impl Fault<'_> {
             None => format!("pod {}", self.pod.name),
         };
         let said = match self.said {
-            Some(said) if said.message().is_empty() => said.reason().to_owned(),
-            Some(said) if said.reason().is_empty() => said.message().to_owned(),
-            Some(said) => format!("{}: {}", said.reason(), said.message()),
+            Some(said) if self.message().is_empty() => said.reason().to_owned(),
+            Some(said) if said.reason().is_empty() => self.message().to_owned(),
+            Some(said) => format!("{}: {}", said.reason(), self.message()),
             None => String::new(),
         };
         let with =
@@ -277,7 +301,7 @@ impl Fault<'_> {
         }
         if let Some(said) = self.said {
             facts.insert("reason", said.reason());
-            facts.insert("message", said.message());
+            facts.insert("message", self.message());
         }
     }
 
@@ -412,9 +436,32 @@ impl Memory {
             }
             return;
         }
-        let older = new.iter().filter(|pod| pod.created.is_none_or(|at| at < created));
-        let ended = older.chain(old).map(|pod| (key(pod).to_owned(), ends(pod))).filter(|(_, ends)| *ends > 0);
-        self.before = ended.take(Self::MOST).collect();
+        let older = new.iter().chain(old).filter(|pod| is_older(pod, created));
+        let (over, running): (Vec<&&Pod>, Vec<_>) = older.partition(|pod| pod.failed.is_some());
+        let ended =
+            running.iter().map(|pod| (key(pod).to_owned(), Some(ends(pod)))).filter(|(_, ends)| *ends > Some(0));
+        let over = over.iter().map(|pod| (key(pod).to_owned(), None));
+        self.before = ended.chain(over).take(Self::MOST).collect();
+    }
+
+    /// Whether something about this pod is older than the rollout, and was not remembered for there was too much.
+    fn has_forgotten(&self, pod: &Pod, created: Timestamp) -> bool {
+        self.before.len() >= Self::MOST && is_older(pod, created) && !self.before.contains_key(key(pod))
+    }
+
+    /// How often its containers have ended since the rollout began. Of what is forgotten only an end counts that can be
+    /// seen now.
+    fn ends_since(&self, pod: &Pod, created: Timestamp) -> u32 {
+        if self.has_forgotten(pod, created) {
+            return pod.containers.iter().map(|container| u32::from(container.has_just_ended())).sum();
+        }
+        ends(pod).saturating_sub(self.before.get(key(pod)).copied().flatten().unwrap_or(0))
+    }
+
+    /// Whether it was over when the rollout began: what was evicted last week stays listed until somebody deletes it.
+    fn is_left_over(&self, pod: &Pod, created: Timestamp) -> bool {
+        let was_over = self.before.get(key(pod)).is_some_and(Option::is_none);
+        pod.failed.is_some() && (was_over || self.has_forgotten(pod, created))
     }
 
     fn heed(&mut self, faults: &[Fault<'_>], now: Timestamp) {
@@ -434,6 +481,10 @@ impl Memory {
         borne.truncate(Self::MOST);
         self.borne = borne.into_iter().collect();
     }
+}
+
+fn is_older(pod: &Pod, created: Timestamp) -> bool {
+    pod.created.is_none_or(|at| at < created)
 }
 
 /// How often its containers have ended.
@@ -493,6 +544,15 @@ mod tests {
         pod(name, json!({ "phase": "Failed", "reason": "Evicted", "message": "The node was low on memory." }))
     }
 
+    /// The same from before the rollout.
+    fn older(pod: Pod) -> Pod {
+        Pod { created: Some(at(-1000)), ..pod }
+    }
+
+    fn restarted(name: &str, restarts: u32) -> Pod {
+        pod(name, status(true, restarts, json!({ "running": {} })))
+    }
+
     fn pending(name: &str) -> Pod {
         let condition =
             json!({ "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3" });
@@ -534,7 +594,9 @@ mod tests {
             ("one crash", vec![ready("b"), crashed("a", 0)], &[2, 12], &[I, I]),
             ("crashed twice", vec![ready("b"), crashed("a", 1)], &[2], &[U]),
             ("two that crashed", vec![crashed("a", 0), crashed("b", 0)], &[2], &[U]),
-            ("one eviction", vec![ready("a"), evicted("b")], &[2, 12], &[I, I]),
+            ("one eviction, and a pod instead", vec![ready("a"), evicted("b")], &[2, 12], &[H, H]),
+            ("one eviction, and none", vec![evicted("b")], &[2, 12], &[I, I]),
+            ("a pod instead that comes up", vec![waiting("a", "ContainerCreating"), evicted("b")], &[2, 12], &[I, I]),
             ("two evictions", vec![ready("a"), evicted("b"), evicted("c")], &[2], &[U]),
             ("no node", vec![ready("a"), pending("b")], &[2, 60, 120, 122], &[I, I, I, U]),
         ];
@@ -598,6 +660,45 @@ mod tests {
     }
 
     #[test]
+    fn what_happened_to_the_baseline_before_the_rollout_is_no_excuse() {
+        let new = [crashed("n1", 1)];
+        let mut old: Vec<Pod> = (0..3).map(|n| older(evicted(&format!("gone-{n}")))).collect();
+        old.extend((0..3).map(|n| older(ready(&format!("o{n}")))));
+        assert_eq!(said(&new, &old, &[2, 12]), [U, U], "evicted, and still listed");
+        for many in [3, 100] {
+            let old: Vec<Pod> = (0..many).map(|n| older(restarted(&format!("o{n}"), 1))).collect();
+            assert_eq!(said(&new, &old, &[2, 12]), [U, U], "{many} that restarted once, long ago");
+            let old: Vec<Pod> = (0..many).map(|n| older(crashed(&format!("o{n}"), 40))).collect();
+            assert_eq!(said(&new, &old, &[2, 12]), [I, I], "{many} that wait to be started again");
+        }
+    }
+
+    #[test]
+    fn what_happens_to_the_baseline_from_then_on_is_one() {
+        let new = [crashed("n1", 0), evicted("n2"), evicted("n3")];
+        let (well, gone) = (older(restarted("o1", 7)), older(evicted("o1")));
+        let again = older(restarted("o1", 8));
+        for (later, expected) in [(&gone, I), (&again, I), (&well, U)] {
+            let mut memory = Memory::default();
+            judge(&Rules::default(), &mut memory, &[], &[&well], at(0), at(2));
+            let new: Vec<&Pod> = new.iter().collect();
+            let ruling = judge(&Rules::default(), &mut memory, &new, &[later], at(0), at(12));
+            assert_eq!(ruling.standing, expected, "{}", ruling.summary);
+        }
+    }
+
+    #[test]
+    fn what_happened_to_the_candidate_before_the_rollout_is_not_held_against_it() {
+        let gone = |n: i32| older(evicted(&format!("gone-{n}")));
+        assert_eq!(said(&[ready("a"), gone(1), gone(2)], &[], &[2, 12]), [H, H]);
+        let mut many: Vec<Pod> = (0..100).map(gone).collect();
+        many.extend((0..100).map(|n| older(restarted(&format!("r{n}"), 3))));
+        assert_eq!(said(&many, &[], &[2, 12]), [H, H], "more than are remembered");
+        many.extend((0..20).map(|n| older(crashed(&format!("c{n}"), 3))));
+        assert_eq!(said(&many, &[], &[2]), [U], "what has ended just now is seen all the same");
+    }
+
+    #[test]
     fn pods_that_leave_are_not_judged() {
         let leaving = Pod { leaving: true, ..crashed("a", 5) };
         assert_eq!(said(&[ready("b"), leaving], &[], &[2]), [H]);
@@ -623,6 +724,30 @@ mod tests {
         let ruling = judge(&Rules::default(), &mut Memory::default(), &[&crash], &[], at(0), at(2));
         assert_eq!((&ruling.facts["exit code"], &ruling.facts["reason"]), (&json!(137), &json!("OOMKilled")));
         assert!(ruling.culprit.unwrap().restarted, "its last words are in the log of the container before");
+    }
+
+    #[test]
+    fn what_a_container_logged_is_told_only_where_that_is_allowed() {
+        for (policy, logs, told) in [
+            (None, false, true),
+            (Some("File"), false, true),
+            (Some("FallbackToLogsOnError"), false, false),
+            (Some("FallbackToLogsOnError"), true, true),
+        ] {
+            let end = json!({ "terminated": { "exitCode": 1, "reason": "Error", "message": "token=hunter2" } });
+            let meta = json!({ "name": "web-1", "uid": "u", "creationTimestamp": "2027-01-15T08:00:01Z" });
+            let status = |name: &str| json!({ "name": name, "restartCount": 4, "lastState": end });
+            let spec = |name: &str| json!({ "name": name, "terminationMessagePolicy": policy });
+            let pod: Pod = serde_json::from_value(json!({ "metadata": meta,
+                "spec": { "initContainers": [spec("migrate")], "containers": [{ "name": "app" }] },
+                "status": { "initContainerStatuses": [status("migrate")], "containerStatuses": [] } }))
+            .unwrap();
+            let rules = Rules { logs, ..Rules::default() };
+            let ruling = judge(&rules, &mut Memory::default(), &[&pod], &[], at(0), at(2));
+            let all = format!("{} {:?}", ruling.summary, ruling.facts);
+            assert!(all.contains("Error"), "{all}");
+            assert_eq!(all.contains("hunter2"), told, "{policy:?}, logs {logs}: {all}");
+        }
     }
 
     #[test]

@@ -46,6 +46,8 @@ pub(crate) struct Container {
     pub(crate) down: bool,
     /// Its last end, now or before its last start.
     pub(crate) ended: Option<Ended>,
+    /// The message of an end is the end of its log (`terminationMessagePolicy: FallbackToLogsOnError`).
+    pub(crate) ends_with_its_log: bool,
 }
 
 /// A reason and a message in a pod's own words.
@@ -139,7 +141,30 @@ pub(crate) mod wire {
     #[serde(default)]
     pub(crate) struct Pod {
         metadata: Meta,
+        spec: Spec,
         status: Status,
+    }
+
+    #[derive(Default, Deserialize)]
+    #[serde(default, rename_all = "camelCase")]
+    struct Spec {
+        init_containers: Option<Vec<ContainerSpec>>,
+        containers: Option<Vec<ContainerSpec>>,
+    }
+
+    #[derive(Default, Deserialize)]
+    #[serde(default, rename_all = "camelCase")]
+    struct ContainerSpec {
+        name: String,
+        termination_message_policy: Option<String>,
+    }
+
+    impl Spec {
+        fn ends_with_its_log(&self, container: &str) -> bool {
+            let all = self.init_containers.iter().chain(&self.containers).flatten();
+            all.filter(|it| it.name == container)
+                .any(|it| it.termination_message_policy.as_deref() == Some("FallbackToLogsOnError"))
+        }
     }
 
     #[derive(Default, Deserialize)]
@@ -201,11 +226,12 @@ pub(crate) mod wire {
     }
 
     impl ContainerStatus {
-        fn read(self, init: bool) -> Container {
+        fn read(self, init: bool, spec: &Spec) -> Container {
             let state = self.state.unwrap_or_default();
             // An init container that is done has done its work; any other that has ended is down, whatever it said.
             let down = state.terminated.as_ref().is_some_and(|ended| !init || ended.exit_code != 0);
             Container {
+                ends_with_its_log: spec.ends_with_its_log(&self.name),
                 name: self.name.into(),
                 init,
                 restarts: self.restart_count,
@@ -218,12 +244,13 @@ pub(crate) mod wire {
 
     impl From<Pod> for super::Pod {
         fn from(pod: Pod) -> Self {
-            let Pod { metadata, status } = pod;
+            let Pod { metadata, spec, status } = pod;
             let conditions = status.conditions.unwrap_or_default();
             let phase = status.phase.unwrap_or_default();
             let init = status.init_container_statuses.unwrap_or_default();
             let rest = status.container_statuses.unwrap_or_default();
-            let containers = init.into_iter().map(|c| c.read(true)).chain(rest.into_iter().map(|c| c.read(false)));
+            let first = init.into_iter().map(|c| c.read(true, &spec));
+            let containers = first.chain(rest.into_iter().map(|c| c.read(false, &spec)));
             let hash = metadata.label("pod-template-hash").or_else(|| metadata.label("controller-revision-hash"));
             let unscheduled = conditions.iter().find(|c| {
                 c.kind == "PodScheduled" && c.status == "False" && c.reason.as_deref() == Some("Unschedulable")

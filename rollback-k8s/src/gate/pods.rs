@@ -47,9 +47,9 @@ use crate::{
 /// | `Unschedulable` | after 2 minutes: an autoscaler may bring a node |
 /// | not ready, for no reason that it gives | after 5 minutes |
 ///
-/// It is healthy when every pod of the candidate is ready, and inconclusive while one comes up, when there is none, and
-/// when **the baseline's pods fail as well**, at half the candidate's rate or more: a registry or a node is ill then, and
-/// rolling back would not help. What a container ended before the rollout is not counted.
+/// It is healthy when every pod of the candidate that is not over is ready, and inconclusive while one comes up, when there
+/// is none, and when **the baseline's pods fail as well**, at half the candidate's rate or more: a registry or a node is ill
+/// then, and rolling back would not help. What ended, or was evicted, before the rollout is not counted on either side.
 ///
 /// The evidence holds the pod's own words: reason, message, exit code, restarts, what the cluster's events say of it, and
 /// where it is allowed the last lines of its log. Between two crashes a pod looks well; its restarts tell.
@@ -156,9 +156,13 @@ impl Pods {
 
     /// Puts so many last lines of the log of a pod that fails into the evidence, at most 2 KiB. Off by default: **logs may
     /// hold what is private**, and evidence goes into records, reports and messages. Needs `get` on `pods/log`.
+    ///
+    /// With it goes the message of an end that a container takes from its log (`terminationMessagePolicy:
+    /// FallbackToLogsOnError`); without it that message is left out.
     #[must_use]
     pub const fn with_log_lines(mut self, lines: u32) -> Self {
         self.log_lines = lines;
+        self.rules.logs = lines > 0;
         self
     }
 

@@ -1,5 +1,6 @@
 //! Backends, gates and store, on an API server in memory and on a real one, and over a line that is ill.
 
+mod client;
 mod configuration;
 mod flux;
 mod gates;
