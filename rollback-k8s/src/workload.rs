@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use rollback_core::{
     Error, ErrorKind, Result, Wake,
     backend::{Capabilities, DeploymentBackend, Readiness, Weights},
-    model::{Attempt, Change, Goal, Note, Observed, Part, Progress, Revision, Serves, Version, Weight},
+    model::{Attempt, Change, Goal, Note, Observed, Part, Progress, Revision, Serves, TargetId, Version, Weight},
     plan::Plan,
 };
 use serde::{Deserialize, Serialize};
@@ -317,6 +317,13 @@ impl Workload {
     /// `Invalid` when the name is none.
     pub fn role(&self, name: &str) -> Result<String> {
         access::role(name, &self.namespace, &self.rights())
+    }
+
+    /// An id for it as a target: its namespace, kind and name, and a sum of these and of the API server. So what an
+    /// interrupted run left is taken up in the same cluster, and in no other.
+    pub fn target_id(&self) -> TargetId {
+        let name = format!("{}/{}/{}", self.namespace, self.kind.resource().kind.to_lowercase(), self.name);
+        mark::target_id(&self.client, &name, "")
     }
 
     async fn read(&self) -> Result<Value> {
