@@ -536,7 +536,7 @@ impl DeploymentBackend for Workload {
     async fn baseline(&self) -> Result<Revision> {
         let object = self.read().await?;
         // What would never converge is preflight's business; here it counts whether pods of two templates are there.
-        if let Convergence::Working(why) | Convergence::Failed(why) = convergence(self.kind, &object)
+        if let Some(why) = convergence::mixed(self.kind, &object)
             && convergence::never(self.kind, &object).is_none()
         {
             return Err(Error::new(ErrorKind::Mixed, format!("{self} serves more than one template: {why}")));

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::{
     Kind, LAST_APPLIED, Pair, Snapshot, WRITES, Workload,
-    convergence::{Convergence, convergence, is_seen, replicas},
+    convergence::{Convergence, convergence, is_seen, mixed, replicas},
     images_of, share, template,
 };
 use crate::{
@@ -282,9 +282,7 @@ impl DeploymentBackend for StatefulSetCanary {
             return Err(Error::new(ErrorKind::Unavailable, format!("{self} changed while it was looked at")));
         }
         // Also where a partition holds pods back, of which the workload says nothing. OnDelete is preflight's business.
-        let mut free = object.clone();
-        free["spec"]["updateStrategy"] = json!({ "type": "RollingUpdate" });
-        if let Convergence::Working(why) | Convergence::Failed(why) = convergence(Kind::StatefulSet, &free)
+        if let Some(why) = mixed(Kind::StatefulSet, &object)
             && text(&object, "/spec/updateStrategy/type") != "OnDelete"
         {
             return Err(Error::new(ErrorKind::Mixed, format!("{self} serves more than one template: {why}")));
