@@ -62,7 +62,15 @@ impl Keep {
         let resumed = engine.resume_all().await?;
         match resumed.refused.into_iter().next() {
             Some((id, why)) => Err(why.during(format!("rollout {id}, which an earlier run left, cannot be taken up"))),
-            None => Ok(resumed.handles),
+            None => {
+                for other in &resumed.unregistered {
+                    say(&format!(
+                        "the record has an open rollout of another target, {}: it goes on when that is run again",
+                        other.subject
+                    ));
+                }
+                Ok(resumed.handles)
+            }
         }
     }
 

@@ -35,6 +35,7 @@ pub struct Client {
     kube: kube::Client,
     manager: Arc<str>,
     timeout: Duration,
+    server: Option<Arc<str>>,
 }
 
 impl Client {
@@ -95,7 +96,7 @@ impl Client {
     /// A client that was made elsewhere: a proxy, an impersonation, a private authority. Leave out kube's own retries
     /// (`default_retry`): they repeat writes too.
     pub fn from_kube(kube: kube::Client) -> Self {
-        Self { kube, manager: "rollback".into(), timeout: Duration::from_secs(10) }
+        Self { kube, manager: "rollback".into(), timeout: Duration::from_secs(10), server: None }
     }
 
     fn new(mut config: Config) -> Result<Self> {
@@ -110,8 +111,10 @@ impl Client {
         config.read_timeout = Some(Duration::from_secs(60));
         config.reset_reader_on_write = true;
         config.default_retry = false;
-        let kube = kube::Client::try_from(config);
-        Ok(Self::from_kube(kube.map_err(|e| Error::invalid("the cluster's configuration cannot be used").because(e))?))
+        let server = server_of(&config.cluster_url);
+        let kube = kube::Client::try_from(config)
+            .map_err(|e| Error::invalid("the cluster's configuration cannot be used").because(e))?;
+        Ok(Self { server: Some(server.into()), ..Self::from_kube(kube) })
     }
 
     /// With this name as the manager of the fields that are written (at most 128 bytes). Default `rollback`.
@@ -131,6 +134,12 @@ impl Client {
     /// The namespace of the context, of the pod, or `default`.
     pub fn namespace(&self) -> &str {
         self.kube.default_namespace()
+    }
+
+    /// Which API server it is, as its configuration names it: host, port where one is named, and path. None of a client
+    /// that was made elsewhere.
+    pub fn server(&self) -> Option<&str> {
+        self.server.as_deref()
     }
 
     pub(crate) fn manager(&self) -> &str {
@@ -238,6 +247,12 @@ fn kubeconfigs(named: Option<OsString>, home: Option<PathBuf>) -> Vec<PathBuf> {
     let usual = home.map(|home| home.join(".kube").join("config"));
     // One that may not even be looked at is there.
     usual.into_iter().filter(|file| !matches!(file.try_exists(), Ok(false))).collect()
+}
+
+/// Without a name and password, which an address may have.
+fn server_of(address: &http::Uri) -> String {
+    let (host, path) = (address.host().unwrap_or_default(), address.path().trim_end_matches('/'));
+    address.port_u16().map_or_else(|| format!("{host}{path}"), |port| format!("{host}:{port}{path}"))
 }
 
 async fn read(body: Body) -> Result<Vec<u8>, BoxError> {

@@ -3,11 +3,15 @@
 
 use std::collections::BTreeMap;
 
-use rollback_core::{Error, Result, model::Version};
+use rollback_core::{
+    Error, Result,
+    model::{TargetId, Version},
+};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::{
+    Client,
     object::{Patch, escaped, text},
     workload::{ATTEMPT, annotation, hash},
 };
@@ -98,6 +102,16 @@ pub(crate) fn checked(what: &str, name: &str) -> Result<String> {
         return Err(Error::invalid(format!("the {what} is {name:?}; 1 to 253 of a-z, 0-9, - and . are accepted")));
     }
     Ok(name.to_owned())
+}
+
+/// An id that the same target has in every process, and no other target: the name is for people and may be cut off.
+pub(crate) fn target_id(client: &Client, name: &str, about: &str) -> TargetId {
+    let sum = hash(&json!([client.server(), name, about]));
+    // The limit of an id is in bytes.
+    let end = (0..=100.min(name.len())).rev().find(|at| name.is_char_boundary(*at)).unwrap_or(0);
+    let id = format!("{} #{}", &name[..end], &sum[..8]);
+    let printable = id.replace(|c: char| c.is_control() || c.is_whitespace() && c != ' ', "?");
+    TargetId::try_from(printable.as_str()).expect("a name of some printable bytes")
 }
 
 fn named(name: &str, about: &str) -> String {

@@ -16,12 +16,12 @@ use crate::{
     Client, Watches,
     access::{self, Access},
     mark::{self, Stand},
-    object::{AUTOSCALERS, DEPLOYMENTS, SERVICES, Write, map, number, text},
+    object::{AUTOSCALERS, DEPLOYMENTS, LIMIT_RANGES, RESOURCE_QUOTAS, SERVICES, Write, map, number, text},
     unsealed::Unsealed,
     watch,
     workload::{
         Kind, WRITES,
-        convergence::{Convergence, convergence, replicas},
+        convergence::{Convergence, convergence, never, replicas},
         hash, images_of, last_writer, preflight,
     },
 };
@@ -32,8 +32,8 @@ use crate::{
 /// the rollout, at 0 replicas. Below 100 % the baseline keeps its full size and the candidate's pods come on top, at most
 /// as many again: of a size of 4 the shares are 20, 33, 43, 50 and 100 %, and [`capabilities`](DeploymentBackend) says
 /// which they are for the current size. At 100 % the candidate is raised to the full size first, and then the baseline's
-/// pods go; back from there the baseline is raised first, and the candidate's pods go as soon as three quarters of it are
-/// up (a Deployment's own default for how many may be missing).
+/// pods go; back from there the baseline is raised first, and the candidate's pods go as it comes up: together they are never
+/// fewer than three quarters (a Deployment's own default for how many may be missing), and never hold the room that it needs.
 ///
 /// **Versions are checked**, of both objects together: uid, replicas, template and nonce. Each shift writes the candidate
 /// and then the baseline, each only as it was read before either was written.
@@ -64,6 +64,7 @@ struct Snapshot {
 }
 
 /// What comes next on the way to a goal, in replicas of the candidate and of the baseline.
+#[derive(Debug, PartialEq, Eq)]
 enum Next {
     Reached,
     Wait(String),
@@ -201,7 +202,8 @@ impl CanaryPair {
             }
             service => service?,
         };
-        for (snapshot, most) in [(&pair.candidate, self.size), (&pair.baseline, 0)] {
+        let mut templates = [None, None];
+        for (at, (snapshot, most)) in [(&pair.candidate, self.size), (&pair.baseline, 0)].into_iter().enumerate() {
             let name = &snapshot.deployment;
             let object = match self.read(name).await {
                 Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Denied) => {
@@ -217,6 +219,7 @@ impl CanaryPair {
                 ready =
                     ready.refused(format!("the pod template of {name} has changed since it was read; read it again"));
             }
+            templates[at] = Some(object["spec"]["template"].clone());
             if object["spec"]["paused"] == true {
                 ready = ready.refused(format!("{name} is paused: resume it (kubectl rollout resume)"));
             }
@@ -241,6 +244,20 @@ impl CanaryPair {
         if let Some(watches) = &self.watches {
             ready = watches.prove(DEPLOYMENTS, &self.namespace, ready).await?;
         }
+        for right in
+            NEEDED.iter().filter(|right| [RESOURCE_QUOTAS.plural, LIMIT_RANGES.plural].contains(&right.resource))
+        {
+            let mut found = right.prove(&self.client, &self.namespace, None, Readiness::default()).await?;
+            // What is only looked at is not worth a refusal.
+            found.not_provable.append(&mut found.refused);
+            ready = ready.and(found);
+        }
+        if let [Some(candidate), Some(baseline)] = &templates {
+            // All of the candidate's on top of what stands there, before the baseline's go.
+            let (templates, height) = ([baseline, candidate], (candidate, [0, self.size]));
+            ready =
+                preflight::room(&self.client, &self.namespace, Kind::Deployment, templates, height, ready).await?;
+        }
         match self.scaler().await {
             Ok(None) => ready = ready.proved("nobody else sets the number of pods"),
             Ok(Some(who)) => {
@@ -254,48 +271,12 @@ impl CanaryPair {
 
     fn next(&self, goal: Goal, candidate: &Value, baseline: &Value) -> Result<Next> {
         let size = self.size;
-        let (few, many) = match goal {
+        let to = match goal {
             Goal::Baseline => (0, size),
             Goal::Split(Weight::ALL) | Goal::Candidate => (size, 0),
             Goal::Split(weight) => (pods_for(weight, size).ok_or_else(|| self.unsupported(weight))?, size),
         };
-        let (now, then) = (replicas(candidate), replicas(baseline));
-        // What is to be raised is raised before anything else goes.
-        if now < few || then < many {
-            return Ok(Next::Write(now.max(few), then.max(many)));
-        }
-        let stands =
-            [(candidate, few, "candidate"), (baseline, many, "baseline")].map(
-                |(object, wanted, what)| match convergence(Kind::Deployment, object) {
-                    _ if wanted == 0 => Ok(()),
-                    Convergence::Done => Ok(()),
-                    Convergence::Working(why) => Err(Next::Wait(format!("the {what}: {why}"))),
-                    Convergence::Failed(why) => Err(Next::Failed(format!("the {what}: {why}"))),
-                },
-            );
-        if (now, then) != (few, many) {
-            let up = number(baseline, "/status/availableReplicas");
-            let enough = up * 4 >= size * 3;
-            return Ok(match goal {
-                Goal::Baseline if enough => Next::Write(few, many),
-                Goal::Baseline => Next::Wait(format!("{up} of {size} pods of the baseline are available")),
-                Goal::Split(_) | Goal::Candidate => match stands.into_iter().find_map(Result::err) {
-                    Some(not_yet) => not_yet,
-                    None => Next::Write(few, many),
-                },
-            });
-        }
-        if let Some(not_yet) = stands.into_iter().find_map(Result::err) {
-            return Ok(not_yet);
-        }
-        for (object, wanted) in [(candidate, few), (baseline, many)] {
-            let left = number(object, "/status/replicas");
-            let seen = number(object, "/metadata/generation") <= number(object, "/status/observedGeneration");
-            if wanted == 0 && (left > 0 || !seen) {
-                return Ok(Next::Wait(format!("pods of {} are still there", text(object, "/metadata/name"))));
-            }
-        }
-        Ok(Next::Reached)
+        Ok(towards(goal, size, to, candidate, baseline))
     }
 
     fn unsupported(&self, weight: Weight) -> Error {
@@ -487,6 +468,51 @@ impl Both {
     }
 }
 
+/// What comes next towards so many pods of the candidate and of the baseline.
+fn towards(goal: Goal, size: i64, (few, many): (i64, i64), candidate: &Value, baseline: &Value) -> Next {
+    let (now, then) = (replicas(candidate), replicas(baseline));
+    // What is to be raised is raised before anything else goes.
+    if now < few || then < many {
+        return Next::Write(now.max(few), then.max(many));
+    }
+    let stands = [(candidate, few, "candidate"), (baseline, many, "baseline")].map(|(object, wanted, what)| {
+        match convergence(Kind::Deployment, object) {
+            _ if wanted == 0 => Ok(()),
+            Convergence::Done => Ok(()),
+            // A shortage, most likely, which ends when the candidate's pods go. The way back has a deadline of its own.
+            Convergence::Failed(why) if goal == Goal::Baseline && never(Kind::Deployment, object).is_none() => {
+                Err(Next::Wait(format!("the {what}: {why}")))
+            }
+            Convergence::Working(why) => Err(Next::Wait(format!("the {what}: {why}"))),
+            Convergence::Failed(why) => Err(Next::Failed(format!("the {what}: {why}"))),
+        }
+    });
+    if (now, then) != (few, many) {
+        let up = number(baseline, "/status/availableReplicas");
+        // As the baseline's come up the candidate's go, for they may hold the room that those wait for.
+        let beside = ((size * 3 + 3) / 4 - up).max(0);
+        return match goal {
+            Goal::Baseline if beside < now => Next::Write(beside, many),
+            Goal::Baseline => Next::Wait(format!("{up} of {size} pods of the baseline are available")),
+            Goal::Split(_) | Goal::Candidate => match stands.into_iter().find_map(Result::err) {
+                Some(not_yet) => not_yet,
+                None => Next::Write(few, many),
+            },
+        };
+    }
+    if let Some(not_yet) = stands.into_iter().find_map(Result::err) {
+        return not_yet;
+    }
+    for (object, wanted) in [(candidate, few), (baseline, many)] {
+        let left = number(object, "/status/replicas");
+        let seen = number(object, "/metadata/generation") <= number(object, "/status/observedGeneration");
+        if wanted == 0 && (left > 0 || !seen) {
+            return Next::Wait(format!("pods of {} are still there", text(object, "/metadata/name")));
+        }
+    }
+    Next::Reached
+}
+
 /// Not by its images alone: what condemns a bad environment must not condemn the same images with a good one.
 fn called(template: &Value) -> String {
     format!("{} #{}", images_of(template), &hash(template)[..8])
@@ -511,6 +537,8 @@ const NEEDED: &[Access] = &[
     Access::to(DEPLOYMENTS, &["patch"], "set how many pods they have, and set it back"),
     Access::to(AUTOSCALERS, &["list"], "see who else sets the number of pods"),
     Access::to(SERVICES, &["get"], "see whether the Service selects the pods of both"),
+    Access::to(RESOURCE_QUOTAS, &["list"], "see whether quotas leave room for the new pods"),
+    Access::to(LIMIT_RANGES, &["list"], "see whether limits let the new pods in"),
 ];
 
 /// The share of so many pods beside these, to the nearest percent, but never nothing and never all.
@@ -537,5 +565,30 @@ mod tests {
         assert_eq!(pods_for(Weight::try_from(43).unwrap(), 4), Some(3));
         assert_eq!(pods_for(Weight::try_from(44).unwrap(), 4), None);
         assert_eq!(shares(1000)[0], 1);
+    }
+
+    /// A quota of 7 and a baseline of 4: the candidate's pods make room, and are not taken away at once.
+    #[test]
+    fn on_the_way_back_a_shortage_is_waited_out_and_the_candidate_makes_room() {
+        let side = |replicas: i64, up: i64, short: bool| {
+            json!({ "metadata": { "name": "web", "generation": 2 }, "spec": { "replicas": replicas },
+                "status": { "observedGeneration": 2, "replicas": up, "updatedReplicas": up, "availableReplicas": up,
+                    "conditions": [{ "type": "ReplicaFailure", "status": if short { "True" } else { "False" } }] } })
+        };
+        let back = |candidate: i64, up: i64, short: bool| {
+            towards(Goal::Baseline, 4, (0, 4), &side(candidate, candidate, false), &side(4, up, short))
+        };
+        // Before the baseline is raised nothing goes.
+        let start = towards(Goal::Baseline, 4, (0, 4), &side(4, 4, false), &side(0, 0, false));
+        assert_eq!(start, Next::Write(4, 4));
+        assert_eq!(back(4, 0, true), Next::Write(3, 4));
+        assert!(matches!(back(3, 0, true), Next::Wait(_)));
+        assert_eq!(back(3, 1, true), Next::Write(2, 4));
+        assert_eq!(back(2, 3, true), Next::Write(0, 4));
+        assert!(matches!(back(0, 3, true), Next::Wait(_)), "{:?}", back(0, 3, true));
+        assert_eq!(back(0, 4, false), Next::Reached);
+        // Forward a shortage is the candidate's failure.
+        let forward = towards(Goal::Candidate, 4, (4, 0), &side(4, 3, true), &side(4, 4, false));
+        assert!(matches!(forward, Next::Failed(_)), "{forward:?}");
     }
 }

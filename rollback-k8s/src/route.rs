@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use rollback_core::{
     Error, ErrorKind, Result, Wake,
     backend::{Capabilities, DeploymentBackend, Readiness},
-    model::{Attempt, Change, Goal, Note, Observed, Part, Progress, Revision, Serves, Version, Weight},
+    model::{Attempt, Change, Goal, Note, Observed, Part, Progress, Revision, Serves, TargetId, Version, Weight},
     plan::Plan,
 };
 use serde::{Deserialize, Serialize};
@@ -53,6 +53,9 @@ pub struct HttpRoute {
 #[derive(Clone, Serialize, Deserialize)]
 struct Snapshot {
     service: String,
+    /// The rule that a baseline was read off, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    of: Option<String>,
     /// How the rule stood when it was read off. A candidate is not read off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     stood: Option<Stand>,
@@ -128,7 +131,7 @@ impl HttpRoute {
             let [one, two] = &self.services;
             return Err(Error::invalid(format!("{self} has no Service {service}; it has {one} and {two}")));
         }
-        Revision::new(id)?.with_spec(&Snapshot { service: service.into(), stood: None })
+        Revision::new(id)?.with_spec(&Snapshot { service: service.into(), of: None, stood: None })
     }
 
     /// What this target takes to be allowed.
@@ -148,11 +151,40 @@ impl HttpRoute {
         access::role(name, &self.namespace, &self.rights())
     }
 
+    /// An id for it as a target: its namespace and name, its rule where that is named, and a sum of these, of both Services
+    /// and of the API server. So what an interrupted run left is taken up for the same rule of the same cluster, and for
+    /// no other.
+    pub fn target_id(&self) -> TargetId {
+        let rule = self.rule.as_ref().map_or_else(String::new, |rule| format!("/{rule}"));
+        let name = format!("{}/httproute/{}{rule}", self.namespace, self.name);
+        mark::target_id(&self.client, &name, &self.about())
+    }
+
     /// Tells this target from others on the same object.
     fn about(&self) -> String {
-        let mut services: Vec<&str> = self.services.iter().map(String::as_str).collect();
+        hash(&json!([self.rule, self.sorted()]))[..8].to_owned()
+    }
+
+    fn sorted(&self) -> [&str; 2] {
+        let mut services = [self.services[0].as_str(), &self.services[1]];
         services.sort_unstable();
-        hash(&json!([self.rule, services]))[..8].to_owned()
+        services
+    }
+
+    /// `rule api of HTTPRoute shop/web with shop-blue and shop-green`.
+    fn rule_in_words(&self) -> String {
+        let (rule, [one, two]) = (self.rule.as_deref().unwrap_or("any"), self.sorted());
+        format!("rule {rule} of {self} with {one} and {two}")
+    }
+
+    /// Both revisions, if the baseline is of this rule: the weights of one would else be written into another.
+    fn pair(&self, change: &Change) -> Result<Pair> {
+        let pair = Pair::open(change, "names no Service; make it with HttpRoute::revision")?;
+        let own = self.rule_in_words();
+        match &pair.baseline.of {
+            Some(of) if *of != own => Err(Error::invalid(format!("the rollout is of {of}, and this target is {own}"))),
+            _ => Ok(pair),
+        }
     }
 
     async fn heard(&self, last: Option<&Attempt>) -> Option<Value> {
@@ -410,10 +442,6 @@ impl fmt::Display for HttpRoute {
 type Pair = Unsealed<Snapshot>;
 
 impl Pair {
-    fn of(change: &Change) -> Result<Self> {
-        Self::open(change, "names no Service; make it with HttpRoute::revision")
-    }
-
     fn stood(&self) -> Result<&Stand> {
         self.baseline
             .stood
@@ -444,15 +472,19 @@ impl DeploymentBackend for HttpRoute {
         };
         let noted = mark::noted(&object, &self.about(), REVISION).and_then(|note| note.split_once('='));
         let id = noted.filter(|(of, _)| of == service).map_or(service.as_str(), |(_, id)| id);
-        Revision::new(id)?.with_spec(&Snapshot { service: service.clone(), stood: Some(self.stand(&object)) })
+        Revision::new(id)?.with_spec(&Snapshot {
+            stood: Some(self.stand(&object)),
+            of: Some(self.rule_in_words()),
+            service: service.clone(),
+        })
     }
 
     async fn preflight(&self, change: &Change, _: &Plan) -> Result<Readiness> {
-        self.prove(change, &Pair::of(change)?).await
+        self.prove(change, &self.pair(change)?).await
     }
 
     async fn observe<'a>(&self, change: &Change, goal: Goal, last: Option<&'a Attempt>) -> Result<Observed> {
-        let pair = Pair::of(change)?;
+        let pair = self.pair(change)?;
         if let Some(object) = self.heard(last).await {
             let look = self.look(&pair, goal, last, &object).await?;
             if watch::will_do(goal, &look) {
@@ -469,7 +501,7 @@ impl DeploymentBackend for HttpRoute {
     }
 
     async fn shift(&self, change: &Change, goal: Goal, attempt: &Attempt) -> Result<()> {
-        let pair = Pair::of(change)?;
+        let pair = self.pair(change)?;
         // The gateway writes the status meanwhile, and every write changes what ours is tested against; what counts is
         // that it is still the version that was looked at.
         for _ in 0..WRITES {

@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use rollback_core::{
     Error, ErrorKind, Result, Wake,
     backend::{Capabilities, DeploymentBackend, Readiness, Weights},
-    model::{Attempt, Change, Goal, Note, Observed, Part, Progress, Revision, Serves, Version, Weight},
+    model::{Attempt, Change, Goal, Note, Observed, Part, Progress, Revision, Serves, TargetId, Version, Weight},
     plan::Plan,
 };
 use serde::{Deserialize, Serialize};
@@ -260,21 +260,24 @@ impl Workload {
         }
         let made_from = Some(hash(before));
         let snapshot = self.candidate(&object, template).await?;
-        Self::revision(None, &Snapshot { made_from, ..snapshot })
+        self.called(&object, None, &Snapshot { made_from, ..snapshot })
     }
 
     /// The workload with this whole pod template. The API server fills in what it leaves open, and says already now what
     /// it would not accept.
     ///
+    /// What serves already keeps the name that it has, whatever it is called here.
+    ///
     /// # Errors
     /// `NotFound` when the workload is not there; `Invalid` when the API server, or an admission webhook, refuses the
-    /// template.
+    /// template, or what serves has this name and is another template.
     pub async fn template(&self, id: &str, template: &Value) -> Result<Revision> {
         let object = self.read().await?;
         let patch = Patch::new().put("/spec/template", template.clone());
         let tried = self.write(&patch, Write::Dry).await?;
         let template = self::template(&tried).clone();
-        Self::revision(Some(id), &self.candidate(&object, template).await?)
+        let snapshot = self.candidate(&object, template).await?;
+        self.called(&object, Some(id), &snapshot)
     }
 
     /// What this target takes to be allowed.
@@ -319,6 +322,13 @@ impl Workload {
         access::role(name, &self.namespace, &self.rights())
     }
 
+    /// An id for it as a target: its namespace, kind and name, and a sum of these and of the API server. So what an
+    /// interrupted run left is taken up in the same cluster, and in no other.
+    pub fn target_id(&self) -> TargetId {
+        let name = format!("{}/{}/{}", self.namespace, self.kind.resource().kind.to_lowercase(), self.name);
+        mark::target_id(&self.client, &name, "")
+    }
+
     async fn read(&self) -> Result<Value> {
         self.client.get(self.kind.resource(), &self.namespace, &self.name).await
     }
@@ -351,6 +361,21 @@ impl Workload {
         }
         let configs = configs::of(&template).into_iter().collect();
         Ok(Snapshot { copies, ..Self::snapshot(object, template, configs) })
+    }
+
+    /// A candidate under this name, unless it is what stands there: a name is of one template, and a template that is to
+    /// be put where it stands already would never be told from what was there before.
+    fn called(&self, object: &Value, id: Option<&str>, snapshot: &Snapshot) -> Result<Revision> {
+        let stands = name_of(object);
+        if snapshot.template == *template(object) {
+            return Self::revision(stands, snapshot);
+        }
+        match id {
+            Some(id) if stands == Some(id) => Err(Error::invalid(format!(
+                "{self} serves another template by the name {id}; give the candidate another name"
+            ))),
+            _ => Self::revision(id, snapshot),
+        }
     }
 
     fn revision(id: Option<&str>, snapshot: &Snapshot) -> Result<Revision> {
@@ -511,15 +536,14 @@ impl DeploymentBackend for Workload {
     async fn baseline(&self) -> Result<Revision> {
         let object = self.read().await?;
         // What would never converge is preflight's business; here it counts whether pods of two templates are there.
-        if let Convergence::Working(why) | Convergence::Failed(why) = convergence(self.kind, &object)
+        if let Some(why) = convergence::mixed(self.kind, &object)
             && convergence::never(self.kind, &object).is_none()
         {
             return Err(Error::new(ErrorKind::Mixed, format!("{self} serves more than one template: {why}")));
         }
         let template = template(&object);
         let stood = stand(&object);
-        // The name means what was put there under it, and nothing that came later.
-        let marked = mark::noted(&object, "", REVISION).filter(|_| stood.is_as_written());
+        let marked = name_of(&object);
         let (configs, copies) = self.copies_for(&mut template.clone(), false).await?;
         let mut snapshot = Self::snapshot(&object, template.clone(), configs);
         (snapshot.stood, snapshot.number, snapshot.copies) = (Some(stood), number_of(&object), copies);
@@ -735,6 +759,11 @@ impl Snapshot {
 /// How a workload stands: its template counts.
 fn stand(object: &Value) -> Stand {
     Stand::of(object, "", template(object))
+}
+
+/// What the template that stands there is called: what was put there under that name, and nothing that came later.
+fn name_of(object: &Value) -> Option<&str> {
+    mark::noted(object, "", REVISION).filter(|_| stand(object).is_as_written())
 }
 
 /// The number that a Deployment's controller gives a template when it takes it up, rising each time.

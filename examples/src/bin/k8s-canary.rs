@@ -7,7 +7,6 @@ use rollback_core::{
     Error, Result,
     engine::{NewRollout, Outcome, Target},
     gate::{Http, Policy},
-    model::TargetId,
     plan::Plan,
 };
 use rollback_examples::tool::{Keep, printed, status, time};
@@ -101,7 +100,7 @@ impl Args {
         }
         let mut rights = route.rights();
         let often = Policy::default().every(Duration::from_secs(2));
-        let mut target = Target::new(self.id(&namespace)?.as_str(), route.clone())?;
+        let mut target = Target::new(route.target_id().as_str(), route.clone())?;
         if let Some([candidate, baseline]) = self.pods.as_deref() {
             let pods = Pods::beside(&watches, &namespace, candidate, baseline)?;
             rights.extend(pods.rights());
@@ -112,10 +111,6 @@ impl Args {
         }
         let target = target.look_every(Duration::from_secs(1), Duration::from_secs(10));
         Ok(Guarded { namespace, route, target, rights })
-    }
-
-    fn id(&self, namespace: &str) -> Result<TargetId> {
-        TargetId::try_from(format!("{namespace}/httproute/{}", self.route).as_str())
     }
 }
 
@@ -139,7 +134,7 @@ async fn run(args: Args) -> Result<Option<Outcome>> {
         args.build.as_deref().ok_or_else(|| Error::invalid("the candidate has no name; give it with --build"))?;
     let guarded = args.guarded().await?;
     let candidate = guarded.route.revision(build, &args.to)?;
-    let id = args.id(&guarded.namespace)?;
+    let id = guarded.route.target_id();
     let engine = args.keep.engine().await?;
     engine.register(guarded.target)?;
     let left = args.keep.left(&engine).await?;

@@ -7,7 +7,7 @@ use rollback_core::{
     Error, Result,
     engine::{NewRollout, Outcome, Target},
     gate::{Http, Policy},
-    model::{Revision, TargetId},
+    model::Revision,
     plan::{Deadlines, Plan},
 };
 use rollback_examples::tool::{Keep, printed, status, time};
@@ -114,8 +114,7 @@ impl Args {
         let mut rights = workload.rights();
         rights.extend(pods.rights());
         let often = Policy::default().every(Duration::from_secs(2));
-        let id = format!("{namespace}/{}", self.workload);
-        let mut target = Target::new(id, workload.clone())?.gate(pods, often);
+        let mut target = Target::new(workload.target_id().as_str(), workload.clone())?.gate(pods, often);
         if kind == Kind::Deployment {
             let conditions = Conditions::of(&watches, &namespace, &self.workload)?;
             rights.extend(conditions.rights());
@@ -155,7 +154,7 @@ async fn run(args: Args) -> Result<Option<Outcome>> {
     let deadlines = Deadlines { shift: args.within, ..Deadlines::default() };
     let plan = Plan::all_at_once(args.bake)?.with_deadlines(deadlines)?;
     let guarded = args.guarded().await?;
-    let id = TargetId::try_from(format!("{}/{}", guarded.namespace, args.workload).as_str())?;
+    let id = guarded.workload.target_id();
     let engine = args.keep.engine().await?;
     engine.register(guarded.target)?;
     let left = args.keep.left(&engine).await?;

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::{
     Kind, LAST_APPLIED, Pair, Snapshot, WRITES, Workload,
-    convergence::{Convergence, convergence, is_seen, replicas},
+    convergence::{Convergence, convergence, is_seen, mixed, replicas},
     images_of, share, template,
 };
 use crate::{
@@ -124,6 +124,11 @@ impl StatefulSetCanary {
     /// `Invalid` when the name is none.
     pub fn role(&self, name: &str) -> Result<String> {
         access::role(name, &self.set.namespace, &self.rights())
+    }
+
+    /// With the shares of the size that was recorded: this process may have been started after somebody scaled the set.
+    fn as_recorded(&self, recorded: &Recorded) -> Self {
+        Self { set: self.set.clone(), size: recorded.size }
     }
 
     /// How many pods have the candidate at this goal.
@@ -282,9 +287,7 @@ impl DeploymentBackend for StatefulSetCanary {
             return Err(Error::new(ErrorKind::Unavailable, format!("{self} changed while it was looked at")));
         }
         // Also where a partition holds pods back, of which the workload says nothing. OnDelete is preflight's business.
-        let mut free = object.clone();
-        free["spec"]["updateStrategy"] = json!({ "type": "RollingUpdate" });
-        if let Convergence::Working(why) | Convergence::Failed(why) = convergence(Kind::StatefulSet, &free)
+        if let Some(why) = mixed(Kind::StatefulSet, &object)
             && text(&object, "/spec/updateStrategy/type") != "OnDelete"
         {
             return Err(Error::new(ErrorKind::Mixed, format!("{self} serves more than one template: {why}")));
@@ -306,8 +309,9 @@ impl DeploymentBackend for StatefulSetCanary {
 
     async fn observe<'a>(&self, change: &Change, goal: Goal, last: Option<&'a Attempt>) -> Result<Observed> {
         let (pair, recorded) = (Pair::of(change)?, recorded(change)?);
+        let sized = self.as_recorded(&recorded);
         if let Some(object) = self.set.heard(last).await {
-            let look = self.look(&pair, &recorded, goal, last, &object).await?;
+            let look = sized.look(&pair, &recorded, goal, last, &object).await?;
             if watch::will_do(goal, &look) {
                 return Ok(look);
             }
@@ -317,23 +321,24 @@ impl DeploymentBackend for StatefulSetCanary {
                 let why = format!("{self} was deleted");
                 Ok(Observed::new(Progress::Drifted(why.into()), Version::try_from("gone")?))
             }
-            object => self.look(&pair, &recorded, goal, last, &object?).await,
+            object => sized.look(&pair, &recorded, goal, last, &object?).await,
         }
     }
 
     async fn shift(&self, change: &Change, goal: Goal, attempt: &Attempt) -> Result<()> {
-        self.pods_at(goal)?;
         let (pair, recorded) = (Pair::of(change)?, recorded(change)?);
+        let sized = self.as_recorded(&recorded);
+        sized.pods_at(goal)?;
         for _ in 0..WRITES {
             let object = self.set.read().await?;
             if version(&object)? != attempt.version || stand(&object).uid != recorded.found.uid {
                 return Err(Error::new(ErrorKind::Conflict, format!("{self} is not any more what was looked at")));
             }
-            let stuck = match goal == Goal::Baseline && self.due(goal, &pair, &object)?.is_none() {
+            let stuck = match goal == Goal::Baseline && sized.due(goal, &pair, &object)?.is_none() {
                 true => self.set.stuck_pod(&object).await?,
                 false => None,
             };
-            let patch = self.patch(&object, goal, change, &recorded, attempt.nonce.as_str())?;
+            let patch = sized.patch(&object, goal, change, &recorded, attempt.nonce.as_str())?;
             match self.set.write(&patch, Write::Real).await {
                 Err(e) if e.kind() == ErrorKind::Conflict => {}
                 Err(e) => return Err(e),

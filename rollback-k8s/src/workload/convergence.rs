@@ -83,6 +83,24 @@ pub(crate) fn convergence(kind: Kind, object: &Value) -> Convergence {
     }
 }
 
+/// Why pods of more than one template are there, or may be. One that is not ready is none of another template.
+pub(crate) fn mixed(kind: Kind, object: &Value) -> Option<String> {
+    let status = |name: &str| number(object, &format!("/status/{name}"));
+    let others = match kind {
+        _ if !is_seen(object) => return Some("its controller has not seen the last change yet".into()),
+        Kind::Deployment => status("replicas") - status("updatedReplicas"),
+        Kind::DaemonSet => {
+            status("currentNumberScheduled").min(status("desiredNumberScheduled")) - status("updatedNumberScheduled")
+        }
+        // A template that was put back half way has one revision, and pods of two.
+        Kind::StatefulSet => {
+            let same = text(object, "/status/updateRevision") == text(object, "/status/currentRevision");
+            (status("replicas") - status("updatedReplicas")).max(i64::from(!same))
+        }
+    };
+    (others > 0).then(|| format!("{others} pods of another one are still there"))
+}
+
 /// Why waiting would never end, whatever the controller does.
 pub(crate) fn never(kind: Kind, object: &Value) -> Option<String> {
     match kind {
@@ -234,6 +252,31 @@ mod tests {
         assert!(stands(Kind::StatefulSet, &held).contains("partition"));
         held["spec"]["updateStrategy"] = json!({"type": "OnDelete"});
         assert!(stands(Kind::StatefulSet, &held).contains("OnDelete"));
+    }
+
+    #[test]
+    fn a_pod_that_is_not_ready_is_no_pod_of_another_template() {
+        let at = |generation: i64, status: Value| {
+            let mut object = json!({ "metadata": { "generation": generation }, "status": status });
+            object["status"]["observedGeneration"] = json!(2);
+            object
+        };
+        let deployment = |updated, all| json!({"replicas": all, "updatedReplicas": updated, "availableReplicas": 0});
+        let set = |updated, now| json!({"replicas": 3, "updatedReplicas": updated, "readyReplicas": 0, "currentRevision": now, "updateRevision": "b"});
+        let daemons = |updated| json!({"desiredNumberScheduled": 3, "currentNumberScheduled": 2, "updatedNumberScheduled": updated});
+        let table = [
+            (Kind::Deployment, at(2, deployment(3, 3)), false),
+            (Kind::Deployment, at(2, deployment(3, 4)), true),
+            (Kind::Deployment, at(3, deployment(3, 3)), true),
+            (Kind::StatefulSet, at(2, set(3, "b")), false),
+            (Kind::StatefulSet, at(2, set(3, "a")), true),
+            (Kind::StatefulSet, at(2, set(2, "b")), true),
+            (Kind::DaemonSet, at(2, daemons(2)), false),
+            (Kind::DaemonSet, at(2, daemons(1)), true),
+        ];
+        for (kind, object, wanted) in table {
+            assert_eq!(mixed(kind, &object).is_some(), wanted, "{kind:?} {object}");
+        }
     }
 
     #[test]

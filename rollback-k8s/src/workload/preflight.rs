@@ -12,9 +12,13 @@ use serde_json::Value;
 use super::{
     Kind, Pair, Workload, annotation, configs,
     configs::{Config, There},
-    convergence, hash, room, template,
+    convergence::{self, Convergence},
+    hash, room, template,
 };
-use crate::object::{AUTOSCALERS, LIMIT_RANGES, RESOURCE_QUOTAS, Write, map, text};
+use crate::{
+    Client,
+    object::{AUTOSCALERS, LIMIT_RANGES, RESOURCE_QUOTAS, Write, map, text},
+};
 
 impl Workload {
     pub(super) async fn prove(&self, change: &Change, pair: &Pair) -> Result<Readiness> {
@@ -63,6 +67,11 @@ impl Workload {
         if let Some(why) = convergence::never(self.kind, &object) {
             ready = ready.refused(format!("{self} would never converge: {why}"));
         }
+        if let Convergence::Working(why) | Convergence::Failed(why) = convergence::convergence(self.kind, &object)
+            && convergence::never(self.kind, &object).is_none()
+        {
+            ready = ready.not_provable(format!("that the baseline works when it is back: as it stands, {why}"));
+        }
         if convergence::wanted(self.kind, &object) == 0 {
             let why = match self.kind {
                 Kind::DaemonSet => "runs on no node",
@@ -84,7 +93,9 @@ impl Workload {
             _ => ready = owner(&object, self, self.despite_gitops.as_ref(), ready),
         }
         ready = self.scaler(ready).await?;
-        ready = self.room(pair, &object, ready).await?;
+        let pods = [convergence::wanted(self.kind, &object), room::surge(self.kind, &object)];
+        let templates = [&pair.baseline.template, &pair.candidate.template];
+        ready = room(&self.client, &self.namespace, self.kind, templates, (templates[0], pods), ready).await?;
         // As the API server fills it in.
         ready = match object.pointer("/spec/revisionHistoryLimit").and_then(Value::as_i64).unwrap_or(10) {
             0 => ready.not_provable(
@@ -171,41 +182,6 @@ impl Workload {
         })
     }
 
-    /// Whether the quotas and limits of the namespace let the pods in, on both ways.
-    async fn room(&self, pair: &Pair, object: &Value, mut ready: Readiness) -> Result<Readiness> {
-        let mut lists = Vec::new();
-        for resource in [RESOURCE_QUOTAS, LIMIT_RANGES] {
-            lists.push(match self.client.list(resource, &self.namespace, "").await {
-                // Said already, with the rights.
-                Err(e) if e.kind() == ErrorKind::Denied => return Ok(ready),
-                list => list?,
-            });
-        }
-        let [quotas, ranges] = &*lists else { return Ok(ready) };
-        let (old, new) = (&pair.baseline.template, &pair.candidate.template);
-        for why in room::refused(new, ranges) {
-            ready = ready.refused(format!("the candidate's pods would be refused: {why}"));
-        }
-        for why in room::refused(old, ranges) {
-            ready = ready.no_way_back(format!("the baseline's pods would be refused: {why}"));
-        }
-        let pods = [convergence::wanted(self.kind, object), room::surge(self.kind, object)];
-        let found = room::room(self.kind, old, new, pods, quotas, ranges);
-        if found == room::Room::default() && !quotas.is_empty() {
-            ready = ready.proved(format!("the quotas of {} leave room for the change", self.namespace));
-        }
-        for why in found.short {
-            ready = ready.refused(why);
-        }
-        for why in found.back {
-            ready = ready.no_way_back(format!("the baseline's pods would be refused: {why}"));
-        }
-        for what in found.unknown {
-            ready = ready.not_provable(what);
-        }
-        Ok(ready)
-    }
-
     async fn configuration(&self, pair: &Pair, mut ready: Readiness) -> Result<Readiness> {
         ready = self.try_copies(pair, ready).await?;
         let copied = |config: &Config| pair.candidate.copies.iter().any(|it| it.to == config.name);
@@ -233,6 +209,48 @@ impl Workload {
         }
         Ok(ready)
     }
+}
+
+/// Whether the quotas and limits of the namespace let the pods of the baseline's and of the candidate's template in, on both
+/// ways. The height: so many pods go from this template to the candidate's, and so many more are there meanwhile.
+pub(crate) async fn room(
+    client: &Client,
+    namespace: &str,
+    kind: Kind,
+    [old, new]: [&Value; 2],
+    (from, pods): (&Value, [i64; 2]),
+    mut ready: Readiness,
+) -> Result<Readiness> {
+    let mut lists = Vec::new();
+    for resource in [RESOURCE_QUOTAS, LIMIT_RANGES] {
+        lists.push(match client.list(resource, namespace, "").await {
+            // Said already, with the rights.
+            Err(e) if e.kind() == ErrorKind::Denied => return Ok(ready),
+            list => list?,
+        });
+    }
+    let [quotas, ranges] = &*lists else { return Ok(ready) };
+    for why in room::refused(new, ranges) {
+        ready = ready.refused(format!("the candidate's pods would be refused: {why}"));
+    }
+    for why in room::refused(old, ranges) {
+        ready = ready.no_way_back(format!("the baseline's pods would be refused: {why}"));
+    }
+    let found = room::room(kind, from, new, pods, quotas, ranges);
+    if found == room::Room::default() && !quotas.is_empty() {
+        ready = ready.proved(format!("the quotas of {namespace} leave room for the change"));
+    }
+    for why in found.short {
+        ready = ready.refused(why);
+    }
+    // Of what goes, which is not the baseline where both stand side by side.
+    for why in found.back.into_iter().filter(|_| from == old) {
+        ready = ready.no_way_back(format!("the baseline's pods would be refused: {why}"));
+    }
+    for what in found.unknown {
+        ready = ready.not_provable(what);
+    }
+    Ok(ready)
 }
 
 /// Who would undo what is done here: refused, unless the user has seen to that.

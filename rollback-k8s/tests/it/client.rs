@@ -7,7 +7,7 @@ use std::{
 };
 
 use rollback_core::ErrorKind;
-use rollback_k8s::Client;
+use rollback_k8s::{Client, HttpRoute, Workload};
 
 const GOOD: &str = "apiVersion: v1\nkind: Config\ncurrent-context: shop\n\
                     contexts: [{name: shop, context: {cluster: c, user: u, namespace: checkout}}]\n\
@@ -81,3 +81,29 @@ async fn a_kubeconfig_that_does_not_parse_or_lacks_the_context_is_told_by_its_na
 
 const ASKED: &str = "ROLLBACK_TEST_FROM_ENV";
 const SAYS: &str = "it says: ";
+
+#[tokio::test]
+async fn a_target_has_one_id_in_every_process_and_another_in_another_cluster() {
+    let folder = tempfile::tempdir().unwrap();
+    let client = async |server: &str| {
+        let file = folder.path().join("kubeconfig");
+        fs::write(&file, GOOD.replace("http://127.0.0.1:1", server)).unwrap();
+        Client::from_kubeconfig(&file, None).await.unwrap()
+    };
+    let (staging, again) = (client("https://staging:6443").await, client("https://ana:secret@staging:6443/").await);
+    assert_eq!((staging.server(), again.server()), (Some("staging:6443"), Some("staging:6443")));
+    let shared = client("https://rancher.example/k8s/clusters/c-1").await;
+    assert_eq!(shared.server(), Some("rancher.example/k8s/clusters/c-1"));
+
+    let web = |client: &Client| Workload::deployment(client, "shop", "web").unwrap().target_id();
+    assert_eq!(web(&staging), web(&again));
+    assert!(web(&staging).as_str().starts_with("shop/deployment/web #"), "{}", web(&staging));
+    let route = |services| HttpRoute::new(&staging, "shop", "web", services).unwrap();
+    let (api, pages) = (route(["blue", "green"]).rule("api"), route(["blue", "green"]).rule("pages"));
+    assert_eq!(api.target_id(), route(["green", "blue"]).rule("api").target_id());
+    assert!(api.target_id().as_str().starts_with("shop/httproute/web/api #"), "{}", api.target_id());
+    let others = [web(&staging), web(&shared), api.target_id(), pages.target_id(), route(["a", "b"]).target_id()];
+    assert_eq!(others.iter().collect::<std::collections::BTreeSet<_>>().len(), 5, "{others:?}");
+    let long = Workload::deployment(&staging, "shop", &"w".repeat(253)).unwrap().target_id();
+    assert_eq!(long.as_str().len(), 110);
+}

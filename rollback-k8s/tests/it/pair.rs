@@ -156,6 +156,23 @@ async fn a_service_that_does_not_select_both_is_refused() {
     assert!(outcome.to_string().contains("Service web does not select the pods of web-b"), "{outcome}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_quota_that_leaves_no_room_for_the_candidate_beside_the_baseline_is_said_before_anything_changes() {
+    let scene = Scene::new().await;
+    let quota = |pods: &str| {
+        json!({ "apiVersion": "v1", "kind": "ResourceQuota", "metadata": { "name": "small" },
+            "spec": { "hard": { "pods": pods } }, "status": { "hard": { "pods": pods }, "used": { "pods": "4" } } })
+    };
+    scene.cluster.put(&quota("7"));
+    let outcome = roll_out(scene.pair().await, scene.candidate(), &[20, 100], false).await;
+    let why = "ResourceQuota small leaves 3 of pods, and the change takes 4 more at its height";
+    assert!(outcome.to_string().contains(why), "{outcome}");
+    assert_eq!(scene.replicas(), [json!(4), json!(0)]);
+    scene.cluster.put(&quota("8"));
+    let outcome = roll_out(scene.pair().await, scene.candidate(), &[20, 100], false).await;
+    assert_eq!(outcome.rollout.state, State::Promoted, "{outcome}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_real_pair_is_promoted_and_brought_back() {
     let Some(space) = cluster::namespace().await else { return };

@@ -206,6 +206,27 @@ async fn a_set_that_is_scaled_half_way_goes_back() {
     assert_eq!(after["spec"]["template"]["spec"]["containers"][0]["image"], "shop:1");
 }
 
+/// The next process reads the new size, and the rollout is of the old one.
+#[tokio::test(start_paused = true)]
+async fn a_set_that_was_scaled_while_nobody_drove_goes_back() {
+    for share in [25, 50] {
+        let scene = Scene::new().await;
+        let mut driver = Driver::new(&scene).await;
+        let goal = Goal::Split(Weight::try_from(share).unwrap());
+        driver.drive(goal).await;
+        let mut object = scene.db();
+        object["spec"]["replicas"] = json!(8);
+        scene.cluster.put(&object);
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let mut next = driver.successor().await;
+        let look = next.look(goal).await;
+        let Progress::Failed(why) = &look.progress else { panic!("{look:?}") };
+        assert!(why.to_string().contains("it was scaled from 4 to 8 pods"), "{why}");
+        next.drive(Goal::Baseline).await;
+        assert_eq!(scene.stands(), (0, 8));
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_template_that_somebody_puts_back_by_hand_is_not_put_there_again() {
     let scene = Scene::new().await;

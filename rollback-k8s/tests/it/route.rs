@@ -8,7 +8,7 @@ use rollback_core::{
     ErrorKind,
     backend::DeploymentBackend,
     engine::Outcome,
-    model::{Goal, Revision, Weight},
+    model::{Change, Goal, Progress, Revision, RolloutId, TargetId, Weight},
     plan::Plan,
     state::State,
     testing::backend::Bench,
@@ -249,6 +249,29 @@ async fn a_rule_must_be_the_only_one() {
     let weight = |rule: usize, at: usize| rules[rule]["backendRefs"][at]["weight"].clone();
     assert_eq!([weight(1, 0), weight(1, 1)], [json!(0), json!(100)]);
     assert_eq!([weight(2, 0), weight(2, 1)], [json!(100), json!(0)]);
+}
+
+/// What an interrupted run of one rule left is nothing that another rule's target may write.
+#[tokio::test(start_paused = true)]
+async fn a_rollout_of_one_rule_is_not_carried_out_on_another() {
+    let scene = Scene::new();
+    let mut object = manifest(1, 0);
+    let mut second = object["spec"]["rules"][1].clone();
+    object["spec"]["rules"][1]["name"] = json!("pages");
+    second["name"] = json!("api");
+    object["spec"]["rules"].as_array_mut().unwrap().push(second);
+    scene.cluster.put(&object);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let (api, pages) = (scene.route().rule("api"), scene.route().rule("pages"));
+    let target = TargetId::try_from("shop").unwrap();
+    let (baseline, candidate) = (api.baseline().await.unwrap(), api.revision("shop:2", "shop-green").unwrap());
+    let change = Change { rollout: RolloutId::fresh(&target), target, baseline, candidate };
+    assert_eq!(api.observe(&change, Goal::Baseline, None).await.unwrap().progress, Progress::Reached);
+    for target in [pages, scene.route()] {
+        let other = target.observe(&change, Goal::Baseline, None).await.unwrap_err();
+        assert_eq!(other.kind(), ErrorKind::Invalid, "{other}");
+        assert!(other.to_string().contains("is of rule api of HTTPRoute default/shop with shop-blue"), "{other}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

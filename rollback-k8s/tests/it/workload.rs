@@ -249,6 +249,32 @@ async fn a_template_that_changed_under_the_candidate_is_not_undone() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_name_is_of_one_template_and_what_serves_keeps_its_own() {
+    let scene = Scene::new(Kind::Deployment).await;
+    let web = || scene.workload();
+    let template = |release: u32| {
+        let mut template = scene.manifest["spec"]["template"].clone();
+        template["spec"]["containers"][0]["image"] = json!(format!("shop:{release}"));
+        template
+    };
+    let first = web().baseline().await.unwrap().id;
+    assert_eq!(web().template("release 1", &template(1)).await.unwrap().id, first);
+    assert_eq!(web().images([("web", "shop:1")]).await.unwrap().id, first);
+    let outcome = roll_out(web(), web().template("release 3", &template(3)).await.unwrap(), false).await;
+    assert_eq!(outcome.rollout.state, State::Promoted, "{outcome}");
+    // The file was changed, and the name was not.
+    let refused = web().template("release 3", &template(4)).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Invalid);
+    assert!(refused.to_string().contains("serves another template by the name release 3"), "{refused}");
+    // The name was changed, and the file was not.
+    let again = roll_out(web(), web().template("release 4", &template(3)).await.unwrap(), false).await;
+    assert_eq!(again.rollout.state, State::Refused { why: Refusal::AlreadyServes }, "{again}");
+    // Somebody changed it since: it is not release 3 any more.
+    scene.set_image("shop:5");
+    assert_eq!(web().template("release 3", &template(3)).await.unwrap().id.as_str(), "release 3");
+}
+
+#[tokio::test(start_paused = true)]
 async fn somebody_elses_edit_in_the_middle_is_drift_and_hands_stay_off() {
     let scene = Scene::new(Kind::Deployment).await;
     let rolling = scene.half_way().await;
