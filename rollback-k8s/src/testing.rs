@@ -138,6 +138,11 @@ impl Cluster {
         self.world().faults.push((line.into(), times, fault));
     }
 
+    /// From now on nothing goes wrong with any.
+    pub fn calm(&self) {
+        self.world().faults.clear();
+    }
+
     /// What was asked so far, a line each.
     pub fn requests(&self) -> Vec<String> {
         self.world().requests.clone()

@@ -319,7 +319,10 @@ async fn a_busy_server_and_one_that_is_away_for_a_minute_are_waited_for() {
         let scene = Scene::new(Kind::Deployment).await;
         let rolling = tokio::spawn(roll_out(scene.workload(), scene.candidate(), true));
         tokio::time::sleep(Duration::from_millis(300)).await;
-        scene.cluster.fault("", 6, fault.clone());
+        scene.cluster.fault("", usize::MAX, fault.clone());
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert!(!rolling.is_finished(), "{fault:?}");
+        scene.cluster.calm();
         let outcome = rolling.await.unwrap();
         assert!(matches!(outcome.rollout.state, State::RolledBack { .. }), "{fault:?}: {outcome}");
     }
