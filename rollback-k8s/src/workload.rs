@@ -386,15 +386,13 @@ impl Workload {
     }
 
     /// The patch that takes the object, as it was read, to this template under this mark.
-    fn patch(&self, object: &Value, to: &Value, applied: Option<&String>, id: &str, nonce: &str) -> Patch {
+    fn patch(&self, object: &Value, to: &Value, applied: Option<String>, id: &str, nonce: &str) -> Patch {
         let mut patch = mark::only_as_read(object);
         if template(object) != to {
             patch = patch.put("/spec/template", to.clone());
         }
-        let more: Vec<_> = [(REVISION, id.to_owned())]
-            .into_iter()
-            .chain(applied.map(|applied| (LAST_APPLIED, applied.clone())))
-            .collect();
+        let more: Vec<_> =
+            [(REVISION, id.to_owned())].into_iter().chain(applied.map(|applied| (LAST_APPLIED, applied))).collect();
         mark::signed(patch, object, "", nonce, to, &more)
     }
 
@@ -590,7 +588,6 @@ impl DeploymentBackend for Workload {
         let back = goal == Goal::Baseline;
         let id = if back { &change.baseline.id } else { &change.candidate.id };
         let wanted = pair.wanted(goal);
-        let applied = wanted.last_applied.as_ref().filter(|_| back);
         // The controller writes the status while pods come and go, and every write changes what ours is tested against;
         // what counts is that it is still the version that was looked at.
         let mut suspended = Vec::new();
@@ -619,6 +616,7 @@ impl DeploymentBackend for Workload {
                 self.make_copies(&pair, attempt.nonce.as_str()).await?;
             }
             let stuck = if back && stays { self.stuck_pod(&object).await? } else { None };
+            let applied = if back { wanted.applied_again(&object) } else { None };
             let patch = self.patch(&object, to, applied, id.as_str(), attempt.nonce.as_str());
             match self.write(&patch, Write::Real).await {
                 Err(e) if e.kind() == ErrorKind::Conflict => {}
@@ -748,6 +746,19 @@ fn share(kind: Kind, object: &Value, serves: Serves, done: bool) -> Option<Weigh
 }
 
 impl Snapshot {
+    /// What `kubectl apply` is to compare with when this template is back: the template that was applied last then, in
+    /// what was applied last now. Somebody may have applied a label, or the candidate's template, on the way.
+    fn applied_again(&self, object: &Value) -> Option<String> {
+        let read = |text: &str| serde_json::from_str::<Value>(text).ok();
+        let (then, mut now) = (read(self.last_applied.as_deref()?)?, read(annotation(object, LAST_APPLIED)?)?);
+        let (then, now_applied) = (then.pointer("/spec/template")?, now.pointer_mut("/spec/template")?);
+        if then == now_applied {
+            return None;
+        }
+        *now_applied = then.clone();
+        Some(now.to_string())
+    }
+
     /// Whether something else was there in between, by the controller's number: `kubectl rollout undo` brings back the
     /// annotations of that time too, and with them what we had left.
     fn is_there_again(&self, object: &Value, now: &Stand) -> bool {

@@ -208,8 +208,8 @@ impl StatefulSetCanary {
             patch = patch.put("/spec/updateStrategy", strategy(recorded, partition));
         }
         let mut marks = vec![(mark::REVISION, id.as_str().to_owned()), (PARTITION, partition.to_string())];
-        if let (Goal::Baseline, Some(applied)) = (goal, &to.last_applied) {
-            marks.push((LAST_APPLIED, applied.clone()));
+        if goal == Goal::Baseline {
+            marks.extend(to.applied_again(object).map(|applied| (LAST_APPLIED, applied)));
         }
         Ok(mark::signed(patch, object, "", nonce, &to.template, &marks))
     }
