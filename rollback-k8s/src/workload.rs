@@ -347,7 +347,7 @@ impl Workload {
             template,
             stood: None,
             number: None,
-            last_applied: annotation(object, LAST_APPLIED).map(str::to_owned),
+            last_applied: None,
             configs,
             copies: Vec::new(),
             made_from: None,
@@ -545,6 +545,7 @@ impl DeploymentBackend for Workload {
         let (configs, copies) = self.copies_for(&mut template.clone(), false).await?;
         let mut snapshot = Self::snapshot(&object, template.clone(), configs);
         (snapshot.stood, snapshot.number, snapshot.copies) = (Some(stood), number_of(&object), copies);
+        snapshot.last_applied = annotation(&object, LAST_APPLIED).map(str::to_owned);
         Self::revision(marked, &snapshot)
     }
 
@@ -718,6 +719,10 @@ impl Workload {
     /// What the configuration was when the baseline was recorded, and is not now.
     async fn changed_configs(&self, baseline: &Snapshot) -> Result<Vec<Note>> {
         let mut notes = Vec::new();
+        // A candidate that was promoted once is no record of what its configuration was.
+        if baseline.stood.is_none() {
+            return Ok(notes);
+        }
         for config in &baseline.configs {
             let now = config.read(&self.client, &self.namespace).await?;
             if now != *config {

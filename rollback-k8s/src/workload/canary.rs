@@ -420,6 +420,9 @@ impl StatefulSetCanary {
 
 fn recorded(change: &Change) -> Result<Recorded> {
     change.baseline.spec.open().map_err(|e| {
+        if change.baseline.spec.open::<Snapshot>().is_ok() {
+            return mark::not_read_off("has the template", change.baseline.id.as_str());
+        }
         e.during(format!(
             "the baseline {} holds no StatefulSet; make it with StatefulSetCanary::baseline",
             change.baseline.id

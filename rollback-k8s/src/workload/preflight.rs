@@ -5,7 +5,7 @@ use std::fmt::Display;
 use rollback_core::{
     Error, ErrorKind, Result,
     backend::Readiness,
-    model::{Change, Note},
+    model::{Change, Goal, Note},
 };
 use serde_json::Value;
 
@@ -37,6 +37,14 @@ impl Workload {
             return Ok(
                 ready.refused(format!("the candidate was made for another object than {self} is now; make it again"))
             );
+        }
+        let live = template(&object);
+        if pair.baseline.stood.is_none() && !pair.is_wanted(live, Goal::Baseline) {
+            return Ok(ready.refused(format!(
+                "the way back is the revision that was promoted last, {}, and {self} has another template: put one that \
+                 works there by hand (kubectl rollout undo), and start again when all its pods are of it",
+                change.baseline.id
+            )));
         }
         if let Some(made_from) = &pair.candidate.made_from
             && *made_from != hash(&pair.baseline.template)
