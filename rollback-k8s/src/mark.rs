@@ -104,6 +104,15 @@ pub(crate) fn checked(what: &str, name: &str) -> Result<String> {
     Ok(name.to_owned())
 }
 
+/// The way back is what was promoted last, for what stands there is shared, or was found bad: nothing says how the object
+/// stood then, and so what has been changed by somebody else since.
+pub(crate) fn not_read_off(does: &str, what: &str) -> Error {
+    Error::invalid(format!(
+        "the way back would be what was promoted last, and this target goes back only to what it can read off: see by hand \
+         that it {does} {what} alone, and start again"
+    ))
+}
+
 /// An id that the same target has in every process, and no other target: the name is for people and may be cut off.
 pub(crate) fn target_id(client: &Client, name: &str, about: &str) -> TargetId {
     let sum = hash(&json!([client.server(), name, about]));

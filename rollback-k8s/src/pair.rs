@@ -190,6 +190,9 @@ impl CanaryPair {
                 ready.refused(format!("the candidate is {}, which has the pods already", pair.candidate.deployment))
             );
         }
+        if pair.baseline.stood.is_empty() {
+            return Ok(ready.refused(mark::not_read_off("has pods of", &pair.baseline.deployment).to_string()));
+        }
         if pair.baseline.size != self.size {
             return Ok(ready.refused(format!(
                 "{self} have {} pods by now, and {} when this target was made: make it again for the shares of that size",

@@ -443,10 +443,7 @@ type Pair = Unsealed<Snapshot>;
 
 impl Pair {
     fn stood(&self) -> Result<&Stand> {
-        self.baseline
-            .stood
-            .as_ref()
-            .ok_or_else(|| Error::invalid(format!("the baseline {} was not read off the route", self.baseline.service)))
+        self.baseline.stood.as_ref().ok_or_else(|| mark::not_read_off("gives all requests to", &self.baseline.service))
     }
 }
 

@@ -237,7 +237,8 @@ impl Pair {
     /// The Service and, where there is one, the preview, as they stood.
     fn recorded<'a>(&'a self, switch: &'a ServiceSwitch) -> Result<Vec<(&'a str, &'a Stand)>> {
         let lost = |what: &str| Error::invalid(format!("the baseline of {switch} was recorded without {what}"));
-        let stood = self.baseline.stood.as_ref().ok_or_else(|| lost("how the Service stood"))?;
+        let selects = || mark::not_read_off("selects", &told(&self.baseline.selector));
+        let stood = self.baseline.stood.as_ref().ok_or_else(selects)?;
         let mut all = vec![(switch.name.as_str(), stood)];
         if let Some(name) = &switch.preview {
             all.push((name, &self.baseline.preview.as_ref().ok_or_else(|| lost("its preview"))?.stood));

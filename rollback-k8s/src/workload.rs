@@ -347,7 +347,7 @@ impl Workload {
             template,
             stood: None,
             number: None,
-            last_applied: annotation(object, LAST_APPLIED).map(str::to_owned),
+            last_applied: None,
             configs,
             copies: Vec::new(),
             made_from: None,
@@ -386,15 +386,13 @@ impl Workload {
     }
 
     /// The patch that takes the object, as it was read, to this template under this mark.
-    fn patch(&self, object: &Value, to: &Value, applied: Option<&String>, id: &str, nonce: &str) -> Patch {
+    fn patch(&self, object: &Value, to: &Value, applied: Option<String>, id: &str, nonce: &str) -> Patch {
         let mut patch = mark::only_as_read(object);
         if template(object) != to {
             patch = patch.put("/spec/template", to.clone());
         }
-        let more: Vec<_> = [(REVISION, id.to_owned())]
-            .into_iter()
-            .chain(applied.map(|applied| (LAST_APPLIED, applied.clone())))
-            .collect();
+        let more: Vec<_> =
+            [(REVISION, id.to_owned())].into_iter().chain(applied.map(|applied| (LAST_APPLIED, applied))).collect();
         mark::signed(patch, object, "", nonce, to, &more)
     }
 
@@ -547,6 +545,7 @@ impl DeploymentBackend for Workload {
         let (configs, copies) = self.copies_for(&mut template.clone(), false).await?;
         let mut snapshot = Self::snapshot(&object, template.clone(), configs);
         (snapshot.stood, snapshot.number, snapshot.copies) = (Some(stood), number_of(&object), copies);
+        snapshot.last_applied = annotation(&object, LAST_APPLIED).map(str::to_owned);
         Self::revision(marked, &snapshot)
     }
 
@@ -590,7 +589,6 @@ impl DeploymentBackend for Workload {
         let back = goal == Goal::Baseline;
         let id = if back { &change.baseline.id } else { &change.candidate.id };
         let wanted = pair.wanted(goal);
-        let applied = wanted.last_applied.as_ref().filter(|_| back);
         // The controller writes the status while pods come and go, and every write changes what ours is tested against;
         // what counts is that it is still the version that was looked at.
         let mut suspended = Vec::new();
@@ -619,6 +617,7 @@ impl DeploymentBackend for Workload {
                 self.make_copies(&pair, attempt.nonce.as_str()).await?;
             }
             let stuck = if back && stays { self.stuck_pod(&object).await? } else { None };
+            let applied = if back { wanted.applied_again(&object) } else { None };
             let patch = self.patch(&object, to, applied, id.as_str(), attempt.nonce.as_str());
             match self.write(&patch, Write::Real).await {
                 Err(e) if e.kind() == ErrorKind::Conflict => {}
@@ -720,6 +719,10 @@ impl Workload {
     /// What the configuration was when the baseline was recorded, and is not now.
     async fn changed_configs(&self, baseline: &Snapshot) -> Result<Vec<Note>> {
         let mut notes = Vec::new();
+        // A candidate that was promoted once is no record of what its configuration was.
+        if baseline.stood.is_none() {
+            return Ok(notes);
+        }
         for config in &baseline.configs {
             let now = config.read(&self.client, &self.namespace).await?;
             if now != *config {
@@ -748,6 +751,19 @@ fn share(kind: Kind, object: &Value, serves: Serves, done: bool) -> Option<Weigh
 }
 
 impl Snapshot {
+    /// What `kubectl apply` is to compare with when this template is back: the template that was applied last then, in
+    /// what was applied last now. Somebody may have applied a label, or the candidate's template, on the way.
+    fn applied_again(&self, object: &Value) -> Option<String> {
+        let read = |text: &str| serde_json::from_str::<Value>(text).ok();
+        let (then, mut now) = (read(self.last_applied.as_deref()?)?, read(annotation(object, LAST_APPLIED)?)?);
+        let (then, now_applied) = (then.pointer("/spec/template")?, now.pointer_mut("/spec/template")?);
+        if then == now_applied {
+            return None;
+        }
+        *now_applied = then.clone();
+        Some(now.to_string())
+    }
+
     /// Whether something else was there in between, by the controller's number: `kubectl rollout undo` brings back the
     /// annotations of that time too, and with them what we had left.
     fn is_there_again(&self, object: &Value, now: &Stand) -> bool {

@@ -208,8 +208,8 @@ impl StatefulSetCanary {
             patch = patch.put("/spec/updateStrategy", strategy(recorded, partition));
         }
         let mut marks = vec![(mark::REVISION, id.as_str().to_owned()), (PARTITION, partition.to_string())];
-        if let (Goal::Baseline, Some(applied)) = (goal, &to.last_applied) {
-            marks.push((LAST_APPLIED, applied.clone()));
+        if goal == Goal::Baseline {
+            marks.extend(to.applied_again(object).map(|applied| (LAST_APPLIED, applied)));
         }
         Ok(mark::signed(patch, object, "", nonce, &to.template, &marks))
     }
@@ -420,6 +420,9 @@ impl StatefulSetCanary {
 
 fn recorded(change: &Change) -> Result<Recorded> {
     change.baseline.spec.open().map_err(|e| {
+        if change.baseline.spec.open::<Snapshot>().is_ok() {
+            return mark::not_read_off("has the template", change.baseline.id.as_str());
+        }
         e.during(format!(
             "the baseline {} holds no StatefulSet; make it with StatefulSetCanary::baseline",
             change.baseline.id

@@ -5,12 +5,12 @@ use std::fmt::Display;
 use rollback_core::{
     Error, ErrorKind, Result,
     backend::Readiness,
-    model::{Change, Note},
+    model::{Change, Goal, Note},
 };
 use serde_json::Value;
 
 use super::{
-    Kind, Pair, Workload, annotation, configs,
+    ATTEMPT, Kind, Pair, Workload, annotation, configs,
     configs::{Config, There},
     convergence::{self, Convergence},
     hash, room, template,
@@ -37,6 +37,14 @@ impl Workload {
             return Ok(
                 ready.refused(format!("the candidate was made for another object than {self} is now; make it again"))
             );
+        }
+        let live = template(&object);
+        if pair.baseline.stood.is_none() && !pair.is_wanted(live, Goal::Baseline) {
+            return Ok(ready.refused(format!(
+                "the way back is the revision that was promoted last, {}, and {self} has another template: put one that \
+                 works there by hand (kubectl rollout undo), and start again when all its pods are of it",
+                change.baseline.id
+            )));
         }
         if let Some(made_from) = &pair.candidate.made_from
             && *made_from != hash(&pair.baseline.template)
@@ -92,6 +100,12 @@ impl Workload {
             }
             _ => ready = owner(&object, self, self.despite_gitops.as_ref(), ready),
         }
+        if let Some(manager) = applier(&object) {
+            ready = ready.not_restored(format!(
+                "which fields of the template {manager} owns: after a rollback its next server-side apply meets conflicts \
+                 (--force-conflicts goes ahead), and leaves what it has no more and the rollback brought back"
+            ));
+        }
         ready = self.scaler(ready).await?;
         let pods = [convergence::wanted(self.kind, &object), room::surge(self.kind, &object)];
         let templates = [&pair.baseline.template, &pair.candidate.template];
@@ -133,10 +147,12 @@ impl Workload {
         ];
         for (to, id, what, back) in ways {
             let Some(to) = to else { continue };
-            let applied = pair.baseline.last_applied.as_ref().filter(|_| back);
-            let patch = self.patch(object, to, applied, id.as_str(), "tried out");
+            let applied = if back { pair.baseline.applied_again(object) } else { None };
+            // What stands there already would be no change of the template, which admission may let pass unseen.
+            let tried = if template(object) == to { touched(to) } else { to.clone() };
+            let patch = self.patch(object, &tried, applied, id.as_str(), "tried out");
             match self.write(&patch, Write::Dry).await {
-                Ok(after) if template(&after) == to => {
+                Ok(after) if *template(&after) == tried => {
                     ready = ready.proved(format!("the API server accepts {what} (dry run)"));
                 }
                 Ok(_) => {
@@ -265,6 +281,22 @@ pub(crate) fn owner(object: &Value, what: &dyn Display, despite: Option<&Note>, 
              with despite_gitops; a Workload can suspend Flux itself, with suspend_flux"
         )),
     }
+}
+
+/// The same template with an annotation that nobody reads.
+fn touched(template: &Value) -> Value {
+    let mut touched = template.clone();
+    touched["metadata"]["annotations"][ATTEMPT] = Value::from("tried out");
+    touched
+}
+
+/// Who applied fields of the pod template on the server's side, and is by that their owner until somebody else changes
+/// them, as a rollback does.
+fn applier(object: &Value) -> Option<&str> {
+    let managers = object.pointer("/metadata/managedFields").and_then(Value::as_array).into_iter().flatten();
+    let mut appliers =
+        managers.filter(|it| text(it, "/operation") == "Apply" && it.pointer("/fieldsV1/f:spec/f:template").is_some());
+    appliers.next().map(|it| text(it, "/manager"))
 }
 
 /// Argo CD or Flux, by the marks that they leave.

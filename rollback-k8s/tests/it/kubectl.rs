@@ -354,12 +354,20 @@ async fn what_kubectl_undoes_is_what_we_bring_back_and_what_is_applied_later_has
             workload.shift(&change, goal, &attempt(&change, goal, serial, version)).await.unwrap();
             let there = async || workload.observe(&change, goal, None).await.unwrap().progress == Progress::Reached;
             ours.until("it is there", there).await;
+            if goal == Goal::Candidate {
+                // Somebody applies the candidate's manifest meanwhile, with a label.
+                let mut labelled = new.clone();
+                labelled["metadata"]["labels"]["team"] = json!("checkout");
+                ours.apply(&labelled);
+            }
         }
         let back = ours.get(&name, &name);
         assert_eq!(back["spec"]["template"], theirs.get(&name, &name)["spec"]["template"], "{kind:?}");
 
         ours.apply(&manifest(3, &["BOTH"]));
-        let template = ours.get(&name, &name)["spec"]["template"].clone();
+        let after = ours.get(&name, &name);
+        assert_eq!(after["metadata"]["labels"]["team"], Value::Null, "{kind:?}: a ghost");
+        let template = after["spec"]["template"].clone();
         assert_eq!(release_of(&template), release_of(&manifest(3, &[])["spec"]["template"]), "{kind:?}");
         let env = &template["spec"]["containers"][0]["env"];
         assert_eq!(*env, json!([{ "name": "BOTH", "value": "1" }]), "{kind:?}: ghosts");

@@ -7,7 +7,7 @@ use rollback_core::{
     ErrorKind,
     backend::DeploymentBackend,
     engine::{Engine, NewRollout, Outcome, Target},
-    model::{Goal, Revision, Weight},
+    model::{Change, Goal, Progress, Revision, RolloutId, TargetId, Weight},
     plan::{Deadlines, Plan},
     state::{Cause, Refusal, State},
     store::Memory,
@@ -249,6 +249,51 @@ async fn a_template_that_changed_under_the_candidate_is_not_undone() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_way_back_that_admission_would_refuse_is_said_although_what_stands_there_passes() {
+    let mut scene = Scene::new(Kind::Deployment).await;
+    scene.manifest["spec"]["template"]["spec"]["containers"][0]["image"] = json!("forbidden-by-admission:1");
+    scene.reset().await;
+    let candidate = scene.workload().images([("web", "shop:2")]).await.unwrap();
+    let said = refused(scene.workload(), candidate).await;
+    assert!(said.contains("the recorded template would not be accepted"), "{said}");
+    assert!(said.contains("not from our registry"), "{said}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_applies_on_the_servers_side_hears_what_a_rollback_leaves() {
+    let mut scene = Scene::new(Kind::Deployment).await;
+    let owned = |operation: &str| json!([{ "manager": "kubectl", "operation": operation, "fieldsV1": { "f:spec": { "f:template": {} } } }]);
+    for (operation, said) in [("Update", false), ("Apply", true)] {
+        scene.manifest["metadata"]["managedFields"] = owned(operation);
+        scene.reset().await;
+        let outcome = roll_out(scene.workload(), scene.candidate(), true).await;
+        assert!(matches!(outcome.rollout.state, State::RolledBack { .. }), "{outcome}");
+        let notes = &outcome.rollout.readiness.not_restored;
+        let found = notes.iter().any(|note| note.as_str().starts_with("which fields of the template kubectl owns"));
+        assert_eq!(found, said, "{operation}: {notes:?}");
+    }
+}
+
+/// Half of it was broken by hand, so the way back is what was promoted last, as it was made and not as it was read.
+#[tokio::test(start_paused = true)]
+async fn a_way_back_that_was_promoted_and_not_read_off_is_used_where_it_serves_and_else_refused() {
+    let scene = Scene::new(Kind::Deployment).await;
+    let web = || scene.workload();
+    let promoted = web().images([("web", "shop:1")]).await.unwrap();
+    let target = TargetId::try_from("web").unwrap();
+    let plan = Plan::all_at_once(Duration::from_secs(1)).unwrap();
+    let change =
+        Change { rollout: RolloutId::fresh(&target), target, baseline: promoted, candidate: scene.candidate() };
+    let ready = web().preflight(&change, &plan).await.unwrap();
+    assert_eq!(ready.refused, [], "{ready:?}");
+    let back = web().observe(&change, Goal::Baseline, None).await.unwrap();
+    assert_eq!((back.progress, back.not_restored), (Progress::Reached, vec![]));
+    scene.set_image("shop:9");
+    let ready = web().preflight(&change, &plan).await.unwrap();
+    assert!(ready.refused[0].as_str().contains("the way back is the revision that was promoted last"), "{ready:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_name_is_of_one_template_and_what_serves_keeps_its_own() {
     let scene = Scene::new(Kind::Deployment).await;
     let web = || scene.workload();
@@ -272,6 +317,31 @@ async fn a_name_is_of_one_template_and_what_serves_keeps_its_own() {
     // Somebody changed it since: it is not release 3 any more.
     scene.set_image("shop:5");
     assert_eq!(web().template("release 3", &template(3)).await.unwrap().id.as_str(), "release 3");
+}
+
+/// What was applied on the way stays, but for the template that is back.
+#[tokio::test(start_paused = true)]
+async fn what_kubectl_apply_compares_with_is_the_template_that_is_back_and_else_what_was_applied() {
+    const APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+    let mut scene = Scene::new(Kind::Deployment).await;
+    let applied = |image: &str, labels: Value| json!({ "metadata": { "labels": labels }, "spec": { "template": { "image": image } } });
+    scene.manifest["metadata"]["annotations"] = json!({ APPLIED: applied("shop:1", json!({})).to_string() });
+    scene.reset().await;
+    scene.cluster.pods_take(Duration::from_secs(20));
+    let rolling = tokio::spawn(roll_out(scene.workload(), scene.candidate(), true));
+    while scene.image() != "shop:2" {
+        assert!(!rolling.is_finished());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let mut object = scene.cluster.get("deployments", "web").unwrap();
+    let labels = json!({ "team": "checkout" });
+    object["metadata"]["annotations"][APPLIED] = json!(applied("shop:2", labels.clone()).to_string());
+    scene.cluster.put(&object);
+    let outcome = rolling.await.unwrap();
+    assert!(matches!(outcome.rollout.state, State::RolledBack { .. }), "{outcome}");
+    let after = scene.cluster.get("deployments", "web").unwrap();
+    let found: Value = serde_json::from_str(after["metadata"]["annotations"][APPLIED].as_str().unwrap()).unwrap();
+    assert_eq!(found, applied("shop:1", labels));
 }
 
 #[tokio::test(start_paused = true)]
