@@ -375,10 +375,8 @@ impl Group {
 
     fn busy(&self, newest: &Deployment) -> Error {
         let then = if newest.is_active() { "wait for it, or stop it" } else { "its rollback is awaited" };
-        let why = format!(
-            "{self} is busy: deployment {}, made by {}, is {}; {then}",
-            newest.id, newest.creator, newest.said
-        );
+        let why =
+            format!("{self} is busy: deployment {}, made by {}, is {}; {then}", newest.id, newest.creator, newest.said);
         Error::new(ErrorKind::Conflict, why)
     }
 
@@ -567,13 +565,7 @@ impl Group {
     }
 
     /// Everything that a judgement needs.
-    async fn see<'a>(
-        &self,
-        change: &'a Change,
-        goal: Goal,
-        fresh: bool,
-        last: Option<&Attempt>,
-    ) -> Result<Seen<'a>> {
+    async fn see<'a>(&self, change: &'a Change, goal: Goal, fresh: bool, last: Option<&Attempt>) -> Result<Seen<'a>> {
         let baseline = Spec::of(&change.baseline)?;
         let mut found = self.find(fresh, last).await?;
         let mut targets: Arc<[Target]> = Arc::new([]);

@@ -258,8 +258,7 @@ impl CanaryPair {
         if let [Some(candidate), Some(baseline)] = &templates {
             // All of the candidate's on top of what stands there, before the baseline's go.
             let (templates, height) = ([baseline, candidate], (candidate, [0, self.size]));
-            ready =
-                preflight::room(&self.client, &self.namespace, Kind::Deployment, templates, height, ready).await?;
+            ready = preflight::room(&self.client, &self.namespace, Kind::Deployment, templates, height, ready).await?;
         }
         match self.scaler().await {
             Ok(None) => ready = ready.proved("nobody else sets the number of pods"),

@@ -94,8 +94,7 @@ impl Poller {
     /// `NotFound` when there is none of this id.
     pub(super) async fn get(&self, id: &str, fresh: bool) -> Result<Arc<Deployment>> {
         let begun = Instant::now();
-        let good =
-            |read: &Read| read.is_final() || if fresh { read.sent >= begun } else { Instant::now() < read.due };
+        let good = |read: &Read| read.is_final() || if fresh { read.sent >= begun } else { Instant::now() < read.due };
         let known = || self.board().get(id).and_then(|line| line.read.clone());
         self.board().entry(id.into()).or_insert_with(|| Line { asked: begun, over: None, read: None }).asked = begun;
         if let Some(read) = known().filter(good) {

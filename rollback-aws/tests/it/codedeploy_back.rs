@@ -213,7 +213,10 @@ async fn an_alias_that_was_never_moved_is_told_its_own_version_on_the_way_back()
     let mut driver = under_way(&shop).await;
     tokio::time::sleep(seconds(20)).await;
     let failed = driver.look(FORWARD).await;
-    assert!(matches!(&failed.progress, Progress::Failed(it) if it.as_str().contains("BeforeAllowTraffic")), "{failed:?}");
+    assert!(
+        matches!(&failed.progress, Progress::Failed(it) if it.as_str().contains("BeforeAllowTraffic")),
+        "{failed:?}"
+    );
     driver.drive(Goal::Baseline).await;
     let all = shop.aws.codedeploy().deployments(APP, GROUP);
     assert_eq!(all.len(), 3);
