@@ -94,7 +94,7 @@ async fn effects_that_take_turns_in_being_due_are_asked_for_at_a_pace_and_no_mor
     let so_far = Arc::clone(&shifts);
     backend.expect_observe().returning(move |_, goal, _| {
         let n = *so_far.lock().unwrap();
-        let name = if n % 2 == 0 { "start the left one" } else { "start the right one" };
+        let name = if n.is_multiple_of(2) { "start the left one" } else { "start the right one" };
         // Each start stops the other one.
         Ok(if goal == Goal::Baseline { reached("1") } else { due(name, &n.to_string()) })
     });

@@ -11,6 +11,7 @@ mod partition;
 mod place;
 mod real;
 mod replicas;
+mod roles;
 mod rollouts;
 mod room;
 mod route;

@@ -14,10 +14,17 @@ use crate::support::cluster;
 
 /// A client of its server, without ours in between.
 pub(crate) async fn kube(kubeconfig: &Path) -> kube::Client {
+    kube_as(kubeconfig, None).await
+}
+
+/// As this user, who is granted nothing yet.
+pub(crate) async fn kube_as(kubeconfig: &Path, user: Option<&str>) -> kube::Client {
     // Somebody else may have been faster.
     drop(rustls::crypto::ring::default_provider().install_default());
     let config = Kubeconfig::read_from(kubeconfig).expect("a kubeconfig");
-    let config = kube::Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await.expect("a cluster");
+    let options = KubeConfigOptions::default();
+    let mut config = kube::Config::from_custom_kubeconfig(config, &options).await.expect("a cluster");
+    config.auth_info.impersonate = user.map(Into::into);
     kube::Client::try_from(config).expect("a client")
 }
 

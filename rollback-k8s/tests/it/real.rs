@@ -1,9 +1,8 @@
 //! What only real controllers show: the conformance suite on them, and how kubectl's rules deceive.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use kube::config::{KubeConfigOptions, Kubeconfig};
 use rollback_core::{
     ErrorKind,
     backend::DeploymentBackend,
@@ -15,6 +14,7 @@ use rollback_k8s::{Client, Workload, workload::Kind};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use crate::place;
 use crate::support::{
     cluster::{self, Namespace, PATIENCE, bad, release, release_of, released},
     trial,
@@ -310,7 +310,7 @@ async fn the_printed_role_is_enough_and_what_is_missing_is_named() {
         let known = change(&workload(&space, kind), next(&space, kind).await).await;
 
         let user = format!("tool-of-{}", name(kind));
-        let client = impersonated(space.kubeconfig(), &user).await;
+        let client = Client::from_kube(place::kube_as(space.kubeconfig(), Some(&user)).await);
         let web = Workload::new(&client, kind, &space.name, "web").unwrap().delete_stuck_pods();
         assert_eq!(web.baseline().await.unwrap_err().kind(), ErrorKind::Denied);
         let found = web.preflight(&known, &plan).await.unwrap();
@@ -331,12 +331,4 @@ async fn the_printed_role_is_enough_and_what_is_missing_is_named() {
         // Three of one name would share their pods' labels.
         space.kubectl(&["delete", &format!("{}/web", name(kind)), "--cascade=foreground"]);
     }
-}
-
-/// As a user who was granted nothing yet.
-async fn impersonated(kubeconfig: &Path, user: &str) -> Client {
-    let file = Kubeconfig::read_from(kubeconfig).unwrap();
-    let mut config = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.unwrap();
-    config.auth_info.impersonate = Some(user.into());
-    Client::from_kube(kube::Client::try_from(config).unwrap())
 }

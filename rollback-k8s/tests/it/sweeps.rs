@@ -42,7 +42,7 @@ use crate::{
     place,
     support::{
         cluster::{self, Namespace, PATIENCE, labelled, release, released},
-        gateway,
+        gateway, trial,
     },
 };
 
@@ -61,7 +61,12 @@ struct Server {
 
 impl Server {
     fn new(kubeconfig: &Path, namespace: &str) -> Self {
-        let kube = real(|| REAL.block_on(place::kube(kubeconfig)));
+        Self::seen_by(None, kubeconfig, namespace)
+    }
+
+    /// As this user sees it.
+    fn seen_by(user: Option<&str>, kubeconfig: &Path, namespace: &str) -> Self {
+        let kube = real(|| REAL.block_on(place::kube_as(kubeconfig, user)));
         Self { kube, namespace: namespace.into() }
     }
 
@@ -134,6 +139,8 @@ impl Stopwatch {
 /// What is swept over.
 struct Scene {
     server: Server,
+    /// As the backend sees it.
+    tool: Server,
     target: Target,
     candidate: Revision,
     /// What a reset puts there: API, path and object.
@@ -184,6 +191,17 @@ impl Target {
             Self::Service => {
                 ServiceSwitch::new(&client, space, "web")?.revision("release 2", [("side", "green")]).await
             }
+        }
+    }
+
+    async fn role(self, server: &Server) -> Result<String> {
+        let (client, space) = (server.client(), &*server.namespace);
+        match self {
+            Self::Workload(kind) => Workload::new(&client, kind, space, "web")?.role("tool"),
+            Self::Partition => StatefulSetCanary::new(&client, space, "web").await?.role("tool"),
+            Self::Pair => CanaryPair::new(&client, space, "web", SIDES).await?.role("tool"),
+            Self::Route => HttpRoute::new(&client, space, "web", SIDES)?.role("tool"),
+            Self::Service => ServiceSwitch::new(&client, space, "web")?.role("tool"),
         }
     }
 
@@ -261,7 +279,21 @@ impl Scene {
         }
         rest(&server, &start).await;
         let candidate = target.candidate(&server).await.expect("a candidate");
-        Self { server, target, candidate, start }
+        Self { tool: server.clone(), server, target, candidate, start }
+    }
+
+    /// The backend is a user from now on who has the Role that it prints, and no other right.
+    async fn restrict(&mut self, space: &Namespace) {
+        let role = self.target.role(&self.server).await.expect("a good name");
+        assert!(space.run(&["apply", "-f", "-"], Some(&role)).status.success(), "{role}");
+        space.kubectl(&["create", "rolebinding", "tool", "--role=tool", "--user=tool"]);
+        self.tool = Server::seen_by(Some("tool"), space.kubeconfig(), &space.name);
+        // The API server hears of a role a moment after it has accepted it.
+        let begun = Stopwatch::start();
+        while self.target.connect(&self.tool).await.is_err() || self.connect().await.baseline().await.is_err() {
+            assert!(begun.elapsed() < PATIENCE, "the role does not count: {role}");
+            moment().await;
+        }
     }
 }
 
@@ -337,7 +369,7 @@ impl Bench for Scene {
     }
 
     async fn connect(&self) -> Arc<dyn DeploymentBackend> {
-        let inner = self.target.connect(&self.server).await.expect("it is there");
+        let inner = self.target.connect(&self.tool).await.expect("it is there");
         Arc::new(Patient { inner, server: self.server.clone(), target: self.target })
     }
 
@@ -347,6 +379,27 @@ impl Bench for Scene {
 
     async fn settle(&self) {
         moment().await;
+    }
+
+    async fn drift(&self) -> bool {
+        let server = &self.server;
+        let patch = |api: &str, path: &str, spec: Value| {
+            server.send("PATCH", api, path, &json!({ "spec": spec })).unwrap_or_else(|e| panic!("{path}: {e}"));
+        };
+        match self.target {
+            Target::Workload(_) | Target::Partition => {
+                let release = json!({ "template": { "metadata": { "annotations": { "release": "9" } } } });
+                patch(APPS, &self.start[0].1, release);
+            }
+            Target::Pair => patch(APPS, "deployments/green", json!({ "replicas": 3 })),
+            Target::Service => patch(CORE, "services/web", json!({ "selector": { "side": "red" } })),
+            Target::Route => {
+                let mut rules = server.get(GATEWAY, "httproutes/web")["spec"]["rules"].clone();
+                rules[0]["backendRefs"][0]["weight"] = json!(7);
+                patch(GATEWAY, "httproutes/web", json!({ "rules": rules }));
+            }
+        }
+        true
     }
 }
 
@@ -412,6 +465,13 @@ async fn sweep(space: Namespace, target: Target) -> Summary {
     swept
 }
 
+/// Everything that is promised of a backend, by a user who has the Role that it prints.
+async fn promises(space: Namespace, target: Target) {
+    let mut scene = Scene::new(&space, target).await;
+    scene.restrict(&space).await;
+    trial::keeps_every_promise(&scene).await;
+}
+
 /// The store: the target is in memory, and the records are on the server.
 async fn store(space: Namespace) -> Summary {
     let server = Server::new(space.kubeconfig(), &space.name);
@@ -452,6 +512,21 @@ fn is_all() -> bool {
 fn paused<T>(what: impl Future<Output = T>) -> T {
     let runtime = runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
     runtime.expect("a runtime").block_on(what)
+}
+
+/// Workloads and sets by partition, which take longer, are tried where their own tests are.
+#[test]
+fn a_pair_a_route_and_a_switched_service_keep_every_promise_on_a_real_server_with_the_role_that_they_print() {
+    let of = |target: Target| {
+        if let Some(space) = paused(cluster::namespace()) {
+            paused(promises(space, target));
+        }
+    };
+    thread::scope(|scope| {
+        let running = [Target::Pair, Target::Route, Target::Service].map(|target| scope.spawn(move || of(target)));
+        let ended: Vec<_> = running.into_iter().map(thread::ScopedJoinHandle::join).collect();
+        assert!(ended.iter().all(Result::is_ok), "see above");
+    });
 }
 
 #[test]
