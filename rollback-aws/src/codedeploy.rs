@@ -60,7 +60,7 @@ use jiff::Timestamp;
 use rollback_core::{
     Error, ErrorKind, Result,
     backend::{Capabilities, DeploymentBackend, Readiness, Weights},
-    model::{Attempt, Change, Goal, Note, Observed, Progress, Revision, RolloutId, Version, Weight},
+    model::{Attempt, Change, Goal, Nonce, Note, Observed, Progress, Revision, RolloutId, Version, Weight},
     plan::Plan,
 };
 use tokio::time::Instant;
@@ -153,6 +153,8 @@ struct Known {
     rest: Option<(Instant, Found)>,
     /// The rollout on whose way back we have looked since our last call.
     back: Option<RolloutId>,
+    /// The last attempt that was refused: no call of it is on its way, so it has not to settle.
+    refused: Option<Nonce>,
     /// The newest deployment, if it is over, and since when we know that.
     over: Option<(String, Instant)>,
 }
@@ -769,7 +771,7 @@ impl Seen<'_> {
         Version::try_from(format!("{}{phase}", newest.id))
     }
 
-    /// Whether this attempt is known to have landed, or to have nothing left to do.
+    /// Whether this attempt is known to have landed.
     fn landed(&self, attempt: &Attempt) -> bool {
         let nonce = Mark::hash(&attempt.nonce);
         let all = [self.found.newest.as_deref(), self.found.rolled_back.as_deref()];
@@ -778,12 +780,14 @@ impl Seen<'_> {
             if it.mark.as_ref().is_some_and(|mark| mark.nonce == nonce) {
                 return true;
             }
-            // Only a deployment that runs is stopped or let go on; of one that is over nothing else can be asked.
+            // Only a deployment that runs is stopped or let go on.
             let was = attempt.version.as_str().strip_suffix(ACTIVE);
             was == Some(it.id.as_str())
                 && match attempt.goal {
                     Goal::Split(_) => it.status != Status::Ready,
-                    Goal::Candidate | Goal::Baseline => !it.is_active(),
+                    Goal::Candidate => it.status == Status::Succeeded,
+                    // It is over, though not by an alarm: it was a stop.
+                    Goal::Baseline => it.status == Status::Stopped && !it.stopped_by_alarm(),
                 }
         })
     }
@@ -825,7 +829,8 @@ impl DeploymentBackend for Group {
         let sight = seen.sight();
         let (progress, _) = sight.judge(goal);
         let mut look = Observed::new(progress, seen.version()?).parts(sight.parts());
-        look = look.landed(last.is_some_and(|last| seen.landed(last)));
+        let refused = self.known().refused.clone();
+        look = look.landed(last.is_some_and(|last| seen.landed(last) || refused.as_ref() == Some(&last.nonce)));
         if !goal.is_forward() && matches!(self.platform, Platform::InPlace) {
             look = look.not_restored(vec![Note::new("what scripts of the candidate did besides its files")]);
         }
@@ -836,6 +841,16 @@ impl DeploymentBackend for Group {
     }
 
     async fn shift(&self, change: &Change, goal: Goal, attempt: &Attempt) -> Result<()> {
+        let done = self.ask(change, goal, attempt).await;
+        if done.as_ref().is_err_and(|e| e.kind() == ErrorKind::Conflict) {
+            self.known().refused = Some(attempt.nonce.clone());
+        }
+        done
+    }
+}
+
+impl Group {
+    async fn ask(&self, change: &Change, goal: Goal, attempt: &Attempt) -> Result<()> {
         if let Goal::Split(weight) = goal
             && weight != Weight::ALL
             && !(self.waits && weight == Weight::NONE)
