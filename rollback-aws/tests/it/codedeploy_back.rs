@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use rollback_aws::{
-    codedeploy::{Busy, Platform},
+    codedeploy::{Busy, Group, Platform, Poller},
     testing::{
         Refusal,
+        codedeploy::Shape,
         fault::{Fault, Trouble},
     },
 };
@@ -243,4 +244,40 @@ async fn a_rollback_is_awaited_by_our_own_watch_and_not_by_two_clocks() {
     let begun = tokio::time::Instant::now();
     shop.group().make_way(Busy::Refuse).await.unwrap();
     assert!(begun.elapsed() < seconds(5), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_group_that_may_not_be_read_keeps_no_other_from_being_read() {
+    let shop = Shop::new(Platform::BlueGreen);
+    let hands = shop.aws.codedeploy();
+    let poller = Poller::new(&shop.aws.account());
+    let group = |name: &str| Group::new(&poller, APP, name, shop.platform).unwrap();
+    for name in ["other", "hidden"] {
+        hands.group(APP, name, &Shape::BlueGreen(vec!["i-9".into()]), "CodeDeployDefault.AllAtOnce");
+        hands.serve(APP, name, &location(shop.platform, 1));
+    }
+    hands.hide(APP, "hidden");
+    let hidden = group("hidden");
+    let denied = hidden.baseline().await.unwrap_err();
+    assert_eq!(denied.kind(), ErrorKind::Denied, "{denied}");
+    // One that may be read no more, after it was.
+    let mut driver = Driver::new(&shop).await;
+    driver.backend = std::sync::Arc::new(group(GROUP));
+    let look = driver.look(FORWARD).await;
+    let attempt = driver.save(FORWARD, &look.version);
+    driver.send(&attempt).await.unwrap();
+    let other = group("other");
+    hands.deploy(APP, "other", &location(shop.platform, 2));
+    for _ in 0..10 {
+        let _ = other.make_way(Busy::Refuse).await.unwrap_err();
+        driver.look(FORWARD).await;
+        let _ = hidden.baseline().await.unwrap_err();
+        tokio::time::sleep(seconds(5)).await;
+    }
+    hands.hide(APP, "other");
+    for _ in 0..10 {
+        assert_eq!(other.make_way(Busy::Refuse).await.unwrap_err().kind(), ErrorKind::Denied);
+        assert_eq!(driver.backend.observe(&driver.change, FORWARD, None).await.unwrap().weight, None);
+        tokio::time::sleep(seconds(5)).await;
+    }
 }
