@@ -31,7 +31,7 @@
 //! description whose it is, and the group's deployments are looked at after an answer was lost. Not documented, and treated
 //! with care: whether a Lambda AppSpec whose `CurrentVersion` is not the alias's is taken (it is set to what the alias is at by
 //! then, where it is JSON),
-//! and how long a rollback takes to appear (the settle time).
+//! and how long a rollback takes to appear ([`Group::rollback_within`]).
 
 mod deployment;
 mod hook;
@@ -107,6 +107,7 @@ pub struct Group {
     platform: Platform,
     waits: bool,
     settle: Duration,
+    rollback_within: Duration,
     config: Option<String>,
     config_back: Option<String>,
     guarded: bool,
@@ -230,7 +231,8 @@ impl Group {
             name: name.into(),
             platform,
             waits: false,
-            settle: Duration::from_secs(60),
+            settle: Duration::from_secs(300),
+            rollback_within: Duration::from_secs(60),
             config: None,
             config_back: None,
             guarded: false,
@@ -288,10 +290,18 @@ impl Group {
         self
     }
 
-    /// How long an unanswered call may still land, and how long a rollback may take to appear; a minute at first.
+    /// How long an unanswered call may still land; five minutes at first: so long AWS takes a signed request.
     #[must_use]
     pub const fn settle(mut self, time: Duration) -> Self {
         self.settle = time;
+        self
+    }
+
+    /// How long CodeDeploy's own rollback may take to appear before the recorded revision is deployed, and a stop that was
+    /// accepted to happen before it is asked for again; a minute at first.
+    #[must_use]
+    pub const fn rollback_within(mut self, time: Duration) -> Self {
+        self.rollback_within = time;
         self
     }
 
@@ -401,7 +411,7 @@ impl Group {
         };
         let now = self.client().config().time_source().and_then(|it| Timestamp::try_from(it.now()).ok());
         let since = now.zip(newest.completed).and_then(|(now, over)| Duration::try_from(now.duration_since(over)).ok());
-        seen.elapsed() >= self.settle || since.is_some_and(|it| it >= self.settle + CLOCKS)
+        seen.elapsed() >= self.rollback_within || since.is_some_and(|it| it >= self.rollback_within + CLOCKS)
     }
 
     // -------------------------------------------------------------------------------------------------------- looking
@@ -597,7 +607,7 @@ impl Group {
         let newest = found.newest.as_ref();
         let settled = newest.is_none_or(|it| !it.is_active() && self.is_settled(it));
         let stopping =
-            newest.is_some_and(|it| self.known().stopping.get(&it.id).is_some_and(|at| at.elapsed() < self.settle));
+            newest.is_some_and(|it| self.known().stopping.get(&it.id).is_some_and(|at| at.elapsed() < self.rollback_within));
         let last = last.map(|last| deployment_of(&last.version).to_owned());
         Ok(Seen { change, platform: self.platform, baseline, found, last, targets, before, settled, stopping })
     }
@@ -721,7 +731,7 @@ impl Group {
         known.rest = None;
         known.back = None;
         known.running = running.map(str::to_owned);
-        known.stopping.retain(|_, at| at.elapsed() < self.settle);
+        known.stopping.retain(|_, at| at.elapsed() < self.rollback_within);
         drop(known);
         if let Some(id) = running {
             self.poller.stale(id);

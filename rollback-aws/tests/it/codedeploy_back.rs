@@ -14,7 +14,12 @@ use rollback_core::{
     ErrorKind,
     backend::DeploymentBackend as _,
     model::{Goal, Observed, Progress, Weight},
-    testing::backend::Driver,
+    plan::Plan,
+    state::State,
+    testing::{
+        backend::Driver,
+        gates::{Answer, Scripted},
+    },
 };
 
 use serde_json::json;
@@ -280,4 +285,23 @@ async fn a_group_that_may_not_be_read_keeps_no_other_from_being_read() {
         assert_eq!(driver.backend.observe(&driver.change, FORWARD, None).await.unwrap().weight, None);
         tokio::time::sleep(seconds(5)).await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deployment_of_the_baseline_that_lands_four_minutes_late_is_the_only_one() {
+    let shop = Shop::new(Platform::Lambda);
+    let gate = Scripted::healthy("errors");
+    let (engine, new) = shop.engine(Plan::all_at_once(seconds(600)).unwrap(), gate.clone());
+    let run = engine.start(new).await.unwrap();
+    while !matches!(run.status().state, State::Baking { .. }) {
+        tokio::time::sleep(seconds(1)).await;
+    }
+    shop.aws.fault(Fault::of("codedeploy:CreateDeployment", Trouble::DelayRequest(seconds(240))));
+    gate.set(Answer::Unhealthy);
+    let ended = run.finished().await;
+    assert!(matches!(ended.rollout.state, State::RolledBack { .. }), "{}", ended.rollout);
+    tokio::time::sleep(seconds(600)).await;
+    assert_eq!(shop.deployments().len(), 3, "{:#?}", shop.deployments());
+    shop.assert_serves(1);
+    engine.shutdown(seconds(60)).await;
 }
