@@ -305,3 +305,23 @@ async fn a_deployment_of_the_baseline_that_lands_four_minutes_late_is_the_only_o
     shop.assert_serves(1);
     engine.shutdown(seconds(60)).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_alias_with_weights_of_two_versions_is_named_when_the_baseline_cannot_be_deployed() {
+    let shop = Shop::new(Platform::Lambda).config("CodeDeployDefault.LambdaCanary10Percent5Minutes");
+    shop.aws.codedeploy().rolls_back(false);
+    let mut driver = under_way(&shop).await;
+    tokio::time::sleep(seconds(30)).await;
+    let look = driver.look(Goal::Baseline).await;
+    assert_eq!(look.weight, Some(Weight::try_from(10).unwrap()), "{look:?}");
+    stopped(&shop, &mut driver).await;
+    tokio::time::sleep(seconds(120)).await;
+    let look = driver.look(Goal::Baseline).await;
+    assert_due(&look, "nothing rolled it back");
+    let attempt = driver.save(Goal::Baseline, &look.version);
+    driver.send(&attempt).await.unwrap();
+    tokio::time::sleep(seconds(20)).await;
+    let look = driver.look(Goal::Baseline).await;
+    let Progress::Failed(why) = &look.progress else { panic!("{look:?}") };
+    assert!(why.as_str().contains("if shop:live still has weights of two versions, clear them"), "{why}");
+}
