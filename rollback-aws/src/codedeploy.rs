@@ -456,8 +456,7 @@ impl Group {
         }
         let at = newest.as_ref().map_or(NEVER, |it| it.id.as_str());
         if let Some(last) = last.filter(|last| deployment_of(&last.version) == at) {
-            for id in self.since(last.at).await? {
-                let other = self.poller.get(&id, true).await?;
+            for other in self.poller.several(&self.since(last.at).await?).await? {
                 if !other.is_upkeep() && newest.as_ref().is_none_or(|it| it.created < other.created) {
                     newest = Some(other);
                 }
@@ -486,22 +485,27 @@ impl Group {
     }
 
     /// The newest deployment that is a change of the group, where CodeDeploy itself has deployed to instances since that came
-    /// late. Of the last hundred; none where all of them are such.
+    /// late. Of the last thousand; none where all of them are such.
     async fn before_upkeep(&self) -> Result<Option<Arc<Deployment>>> {
-        let call = self.client().list_deployments().application_name(&*self.app).deployment_group_name(&*self.name);
-        let page = call.send().await.map_err(|e| sorted(format_args!("listing the deployments of {self}"), e))?;
-        let mut newest: Option<Arc<Deployment>> = None;
-        for id in page.deployments() {
-            let other = self.poller.get(id, false).await?;
-            if !other.is_upkeep() && newest.as_ref().is_none_or(|it| it.created < other.created) {
-                // They are listed from the newest on: not documented, so some more are looked at.
-                newest = Some(other);
+        let (mut token, mut seen) = (None, 0);
+        loop {
+            let call = self.client().list_deployments().application_name(&*self.app).deployment_group_name(&*self.name);
+            let page = call.set_next_token(token).send().await;
+            let page = page.map_err(|e| sorted(format_args!("listing the deployments of {self}"), e))?;
+            // From the newest on, which is not documented: so of the first call that shows one the newest is taken, and of several
+            // of one second the first.
+            for some in page.deployments().chunks(Poller::A_CALL) {
+                let changes = self.poller.several(some).await?.into_iter().filter(|it| !it.is_upkeep());
+                if let Some(newest) = changes.rev().max_by_key(|it| it.created) {
+                    return Ok(Some(newest));
+                }
             }
-            if newest.as_ref().is_some_and(|it| it.id != *id) {
-                break;
+            seen += page.deployments().len();
+            token = page.next_token;
+            if token.is_none() || seen >= 1_000 {
+                return Ok(None);
             }
         }
-        Ok(newest)
     }
 
     /// The ids of the group's deployments since shortly before this time.

@@ -325,3 +325,19 @@ async fn an_alias_with_weights_of_two_versions_is_named_when_the_baseline_cannot
     let Progress::Failed(why) = &look.progress else { panic!("{look:?}") };
     assert!(why.as_str().contains("if shop:live still has weights of two versions, clear them"), "{why}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_change_of_the_group_is_found_behind_many_deployments_to_instances_that_came_late() {
+    let shop = Shop::new(Platform::InPlace);
+    let driver = Driver::new(&shop).await;
+    for n in 0..120 {
+        shop.aws.codedeploy().scale_out(APP, GROUP, &format!("i-{}", 100 + n), &location(shop.platform, 1));
+        tokio::time::sleep(seconds(20)).await;
+    }
+    assert!(shop.deployments().iter().all(|it| it["status"] == "Succeeded"));
+    let before = shop.aws.calls()["codedeploy:BatchGetDeployments"];
+    let look = driver.look(Goal::Baseline).await;
+    assert_eq!(look.progress, Progress::Reached);
+    let calls = shop.aws.calls()["codedeploy:BatchGetDeployments"] - before;
+    assert!(calls <= 6, "{calls} calls to read 121 deployments");
+}
