@@ -387,10 +387,8 @@ impl Group {
 
     fn busy(&self, newest: &Deployment) -> Error {
         let then = if newest.is_active() { "wait for it, or stop it" } else { "its rollback is awaited" };
-        let why = format!(
-            "{self} is busy: deployment {}, made by {}, is {}; {then}",
-            newest.id, newest.creator, newest.said
-        );
+        let why =
+            format!("{self} is busy: deployment {}, made by {}, is {}; {then}", newest.id, newest.creator, newest.said);
         Error::new(ErrorKind::Conflict, why)
     }
 
@@ -583,13 +581,7 @@ impl Group {
     }
 
     /// Everything that a judgement needs.
-    async fn see<'a>(
-        &self,
-        change: &'a Change,
-        goal: Goal,
-        fresh: bool,
-        last: Option<&Attempt>,
-    ) -> Result<Seen<'a>> {
+    async fn see<'a>(&self, change: &'a Change, goal: Goal, fresh: bool, last: Option<&Attempt>) -> Result<Seen<'a>> {
         let baseline = Spec::of(&change.baseline)?;
         let mut found = self.find(fresh, last).await?;
         let mut targets: Arc<[Target]> = Arc::new([]);
@@ -610,8 +602,8 @@ impl Group {
         };
         let newest = found.newest.as_ref();
         let settled = newest.is_none_or(|it| !it.is_active() && self.is_settled(it));
-        let stopping =
-            newest.is_some_and(|it| self.known().stopping.get(&it.id).is_some_and(|at| at.elapsed() < self.rollback_within));
+        let stopping = newest
+            .is_some_and(|it| self.known().stopping.get(&it.id).is_some_and(|at| at.elapsed() < self.rollback_within));
         let last = last.map(|last| deployment_of(&last.version).to_owned());
         Ok(Seen { change, platform: self.platform, baseline, found, last, targets, before, settled, stopping })
     }

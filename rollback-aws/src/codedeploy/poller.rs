@@ -96,10 +96,12 @@ impl Poller {
     /// `NotFound` when there is none of this id.
     pub(super) async fn get(&self, id: &str, fresh: bool) -> Result<Arc<Deployment>> {
         let begun = Instant::now();
-        let good =
-            |read: &Read| read.is_final() || if fresh { read.sent >= begun } else { Instant::now() < read.due };
+        let good = |read: &Read| read.is_final() || if fresh { read.sent >= begun } else { Instant::now() < read.due };
         let known = || self.board().get(id).and_then(|line| line.read.clone());
-        self.board().entry(id.into()).or_insert_with(|| Line { asked: begun, shares: false, over: None, read: None }).asked = begun;
+        self.board()
+            .entry(id.into())
+            .or_insert_with(|| Line { asked: begun, shares: false, over: None, read: None })
+            .asked = begun;
         if let Some(read) = known().filter(good) {
             return Ok(read.found);
         }
@@ -202,7 +204,9 @@ impl Poller {
         board.retain(|_, line| now.duration_since(line.asked) < self.inner.every * 8);
         let mut others: Vec<(Instant, &Arc<str>)> = board
             .iter()
-            .filter(|(other, line)| ***other != *id && line.shares && now.duration_since(line.asked) < self.inner.every * 2)
+            .filter(|(other, line)| {
+                ***other != *id && line.shares && now.duration_since(line.asked) < self.inner.every * 2
+            })
             .filter_map(|(other, line)| {
                 let due = match &line.read {
                     None => now,

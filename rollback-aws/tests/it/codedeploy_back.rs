@@ -219,7 +219,10 @@ async fn an_alias_that_was_never_moved_is_told_its_own_version_on_the_way_back()
     let mut driver = under_way(&shop).await;
     tokio::time::sleep(seconds(20)).await;
     let failed = driver.look(FORWARD).await;
-    assert!(matches!(&failed.progress, Progress::Failed(it) if it.as_str().contains("BeforeAllowTraffic")), "{failed:?}");
+    assert!(
+        matches!(&failed.progress, Progress::Failed(it) if it.as_str().contains("BeforeAllowTraffic")),
+        "{failed:?}"
+    );
     driver.drive(Goal::Baseline).await;
     let all = shop.aws.codedeploy().deployments(APP, GROUP);
     assert_eq!(all.len(), 3);
@@ -259,6 +262,8 @@ async fn a_group_that_may_not_be_read_keeps_no_other_from_being_read() {
     let group = |name: &str| Group::new(&poller, APP, name, shop.platform).unwrap();
     for name in ["other", "hidden"] {
         hands.group(APP, name, &Shape::BlueGreen(vec!["i-9".into()]), "CodeDeployDefault.AllAtOnce");
+        let waits = "blueGreenDeploymentConfiguration";
+        hands.set(APP, name, waits, hands.setting(APP, GROUP, waits));
         hands.serve(APP, name, &location(shop.platform, 1));
     }
     hands.hide(APP, "hidden");
