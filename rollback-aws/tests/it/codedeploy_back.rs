@@ -287,7 +287,7 @@ async fn a_group_that_may_not_be_read_keeps_no_other_from_being_read() {
     hands.hide(APP, "other");
     for _ in 0..10 {
         assert_eq!(other.make_way(Busy::Refuse).await.unwrap_err().kind(), ErrorKind::Denied);
-        assert_eq!(driver.backend.observe(&driver.change, FORWARD, None).await.unwrap().weight, None);
+        driver.backend.observe(&driver.change, FORWARD, None).await.unwrap();
         tokio::time::sleep(seconds(5)).await;
     }
 }
