@@ -31,7 +31,7 @@
 //! description whose it is, and the group's deployments are looked at after an answer was lost. Not documented, and treated
 //! with care: whether a Lambda AppSpec whose `CurrentVersion` is not the alias's is taken (it is set to what the alias is at by
 //! then, where it is JSON),
-//! and how long a rollback takes to appear (the settle time).
+//! and how long a rollback takes to appear ([`Group::rollback_within`]).
 
 mod deployment;
 mod hook;
@@ -60,7 +60,7 @@ use jiff::Timestamp;
 use rollback_core::{
     Error, ErrorKind, Result,
     backend::{Capabilities, DeploymentBackend, Readiness, Weights},
-    model::{Attempt, Change, Goal, Note, Observed, Progress, Revision, RolloutId, Version, Weight},
+    model::{Attempt, Change, Goal, Nonce, Note, Observed, Progress, Revision, RolloutId, Version, Weight},
     plan::Plan,
 };
 use tokio::time::Instant;
@@ -107,6 +107,7 @@ pub struct Group {
     platform: Platform,
     waits: bool,
     settle: Duration,
+    rollback_within: Duration,
     config: Option<String>,
     config_back: Option<String>,
     guarded: bool,
@@ -153,6 +154,8 @@ struct Known {
     rest: Option<(Instant, Found)>,
     /// The rollout on whose way back we have looked since our last call.
     back: Option<RolloutId>,
+    /// The last attempt that was refused: no call of it is on its way, so it has not to settle.
+    refused: Option<Nonce>,
     /// The newest deployment, if it is over, and since when we know that.
     over: Option<(String, Instant)>,
 }
@@ -228,7 +231,8 @@ impl Group {
             name: name.into(),
             platform,
             waits: false,
-            settle: Duration::from_secs(60),
+            settle: Duration::from_secs(300),
+            rollback_within: Duration::from_secs(60),
             config: None,
             config_back: None,
             guarded: false,
@@ -286,10 +290,18 @@ impl Group {
         self
     }
 
-    /// How long an unanswered call may still land, and how long a rollback may take to appear; a minute at first.
+    /// How long an unanswered call may still land; five minutes at first: so long AWS takes a signed request.
     #[must_use]
     pub const fn settle(mut self, time: Duration) -> Self {
         self.settle = time;
+        self
+    }
+
+    /// How long CodeDeploy's own rollback may take to appear before the recorded revision is deployed, and a stop that was
+    /// accepted to happen before it is asked for again; a minute at first.
+    #[must_use]
+    pub const fn rollback_within(mut self, time: Duration) -> Self {
+        self.rollback_within = time;
         self
     }
 
@@ -397,7 +409,7 @@ impl Group {
         };
         let now = self.client().config().time_source().and_then(|it| Timestamp::try_from(it.now()).ok());
         let since = now.zip(newest.completed).and_then(|(now, over)| Duration::try_from(now.duration_since(over)).ok());
-        seen.elapsed() >= self.settle || since.is_some_and(|it| it >= self.settle + CLOCKS)
+        seen.elapsed() >= self.rollback_within || since.is_some_and(|it| it >= self.rollback_within + CLOCKS)
     }
 
     // -------------------------------------------------------------------------------------------------------- looking
@@ -442,8 +454,7 @@ impl Group {
         }
         let at = newest.as_ref().map_or(NEVER, |it| it.id.as_str());
         if let Some(last) = last.filter(|last| deployment_of(&last.version) == at) {
-            for id in self.since(last.at).await? {
-                let other = self.poller.get(&id, true).await?;
+            for other in self.poller.several(&self.since(last.at).await?).await? {
                 if !other.is_upkeep() && newest.as_ref().is_none_or(|it| it.created < other.created) {
                     newest = Some(other);
                 }
@@ -472,22 +483,27 @@ impl Group {
     }
 
     /// The newest deployment that is a change of the group, where CodeDeploy itself has deployed to instances since that came
-    /// late. Of the last hundred; none where all of them are such.
+    /// late. Of the last thousand; none where all of them are such.
     async fn before_upkeep(&self) -> Result<Option<Arc<Deployment>>> {
-        let call = self.client().list_deployments().application_name(&*self.app).deployment_group_name(&*self.name);
-        let page = call.send().await.map_err(|e| sorted(format_args!("listing the deployments of {self}"), e))?;
-        let mut newest: Option<Arc<Deployment>> = None;
-        for id in page.deployments() {
-            let other = self.poller.get(id, false).await?;
-            if !other.is_upkeep() && newest.as_ref().is_none_or(|it| it.created < other.created) {
-                // They are listed from the newest on: not documented, so some more are looked at.
-                newest = Some(other);
+        let (mut token, mut seen) = (None, 0);
+        loop {
+            let call = self.client().list_deployments().application_name(&*self.app).deployment_group_name(&*self.name);
+            let page = call.set_next_token(token).send().await;
+            let page = page.map_err(|e| sorted(format_args!("listing the deployments of {self}"), e))?;
+            // From the newest on, which is not documented: so of the first call that shows one the newest is taken, and of several
+            // of one second the first.
+            for some in page.deployments().chunks(Poller::A_CALL) {
+                let changes = self.poller.several(some).await?.into_iter().filter(|it| !it.is_upkeep());
+                if let Some(newest) = changes.rev().max_by_key(|it| it.created) {
+                    return Ok(Some(newest));
+                }
             }
-            if newest.as_ref().is_some_and(|it| it.id != *id) {
-                break;
+            seen += page.deployments().len();
+            token = page.next_token;
+            if token.is_none() || seen >= 1_000 {
+                return Ok(None);
             }
         }
-        Ok(newest)
     }
 
     /// The ids of the group's deployments since shortly before this time.
@@ -586,8 +602,8 @@ impl Group {
         };
         let newest = found.newest.as_ref();
         let settled = newest.is_none_or(|it| !it.is_active() && self.is_settled(it));
-        let stopping =
-            newest.is_some_and(|it| self.known().stopping.get(&it.id).is_some_and(|at| at.elapsed() < self.settle));
+        let stopping = newest
+            .is_some_and(|it| self.known().stopping.get(&it.id).is_some_and(|at| at.elapsed() < self.rollback_within));
         let last = last.map(|last| deployment_of(&last.version).to_owned());
         Ok(Seen { change, platform: self.platform, baseline, found, last, targets, before, settled, stopping })
     }
@@ -711,7 +727,7 @@ impl Group {
         known.rest = None;
         known.back = None;
         known.running = running.map(str::to_owned);
-        known.stopping.retain(|_, at| at.elapsed() < self.settle);
+        known.stopping.retain(|_, at| at.elapsed() < self.rollback_within);
         drop(known);
         if let Some(id) = running {
             self.poller.stale(id);
@@ -761,7 +777,7 @@ impl Seen<'_> {
         Version::try_from(format!("{}{phase}", newest.id))
     }
 
-    /// Whether this attempt is known to have landed, or to have nothing left to do.
+    /// Whether this attempt is known to have landed.
     fn landed(&self, attempt: &Attempt) -> bool {
         let nonce = Mark::hash(&attempt.nonce);
         let all = [self.found.newest.as_deref(), self.found.rolled_back.as_deref()];
@@ -770,12 +786,14 @@ impl Seen<'_> {
             if it.mark.as_ref().is_some_and(|mark| mark.nonce == nonce) {
                 return true;
             }
-            // Only a deployment that runs is stopped or let go on; of one that is over nothing else can be asked.
+            // Only a deployment that runs is stopped or let go on.
             let was = attempt.version.as_str().strip_suffix(ACTIVE);
             was == Some(it.id.as_str())
                 && match attempt.goal {
                     Goal::Split(_) => it.status != Status::Ready,
-                    Goal::Candidate | Goal::Baseline => !it.is_active(),
+                    Goal::Candidate => it.status == Status::Succeeded,
+                    // It is over, though not by an alarm: it was a stop.
+                    Goal::Baseline => it.status == Status::Stopped && !it.stopped_by_alarm(),
                 }
         })
     }
@@ -817,7 +835,8 @@ impl DeploymentBackend for Group {
         let sight = seen.sight();
         let (progress, _) = sight.judge(goal);
         let mut look = Observed::new(progress, seen.version()?).parts(sight.parts());
-        look = look.landed(last.is_some_and(|last| seen.landed(last)));
+        let refused = self.known().refused.clone();
+        look = look.landed(last.is_some_and(|last| seen.landed(last) || refused.as_ref() == Some(&last.nonce)));
         if !goal.is_forward() && matches!(self.platform, Platform::InPlace) {
             look = look.not_restored(vec![Note::new("what scripts of the candidate did besides its files")]);
         }
@@ -828,6 +847,16 @@ impl DeploymentBackend for Group {
     }
 
     async fn shift(&self, change: &Change, goal: Goal, attempt: &Attempt) -> Result<()> {
+        let done = self.ask(change, goal, attempt).await;
+        if done.as_ref().is_err_and(|e| e.kind() == ErrorKind::Conflict) {
+            self.known().refused = Some(attempt.nonce.clone());
+        }
+        done
+    }
+}
+
+impl Group {
+    async fn ask(&self, change: &Change, goal: Goal, attempt: &Attempt) -> Result<()> {
         if let Goal::Split(weight) = goal
             && weight != Weight::ALL
             && !(self.waits && weight == Weight::NONE)

@@ -165,7 +165,10 @@ impl Sight<'_> {
                 None => (Progress::Reached, None),
                 Some(mixed) => (Progress::Failed(mixed), deploy),
             },
-            (Whose::Back, Status::Failed | Status::Stopped) => (Progress::Failed(self.told(newest)), deploy),
+            (Whose::Back, Status::Failed | Status::Stopped) => {
+                let why = format!("{}{}", self.told(newest).as_str(), self.advice());
+                (Progress::Failed(Note::new(why)), deploy)
+            }
             (Whose::Stranger, Status::Active | Status::Ready) => {
                 (Progress::Drifted(self.stranger(newest)), Some(Act::Stop { id: id.clone(), roll_back: false }))
             }
@@ -232,6 +235,16 @@ impl Sight<'_> {
     fn is_at_baseline(&self, newest: &Deployment) -> bool {
         self.baseline.deployment.is_some()
             || newest.status == Status::Succeeded && self.is_baseline(newest) && self.mixed(newest).is_none()
+    }
+
+    /// What a person can do whose baseline could not be deployed. Lambda: as long as an alias has weights of two versions
+    /// deployments fail (user guide, troubleshooting-deployments-lambda).
+    fn advice(&self) -> String {
+        let alias = self.targets.first().map_or("the alias", |it| it.name.as_str());
+        match self.platform {
+            Platform::Lambda => format!("; if {alias} still has weights of two versions, clear them, and resume"),
+            _ => String::new(),
+        }
     }
 
     fn told(&self, newest: &Deployment) -> Note {

@@ -37,6 +37,8 @@ struct Inner {
 
 struct Line {
     asked: Instant,
+    /// It may be read together with others: it was read before.
+    shares: bool,
     /// When it was first seen to be over.
     over: Option<Instant>,
     read: Option<Read>,
@@ -60,7 +62,7 @@ impl Read {
 
 impl Poller {
     /// What `BatchGetDeployments` takes (API model; the user guide says 100).
-    const A_CALL: usize = 25;
+    pub(super) const A_CALL: usize = 25;
 
     /// The deployments of this account in its region.
     pub fn new(account: &Account) -> Self {
@@ -96,24 +98,46 @@ impl Poller {
         let begun = Instant::now();
         let good = |read: &Read| read.is_final() || if fresh { read.sent >= begun } else { Instant::now() < read.due };
         let known = || self.board().get(id).and_then(|line| line.read.clone());
-        self.board().entry(id.into()).or_insert_with(|| Line { asked: begun, over: None, read: None }).asked = begun;
+        self.board()
+            .entry(id.into())
+            .or_insert_with(|| Line { asked: begun, shares: false, over: None, read: None })
+            .asked = begun;
         if let Some(read) = known().filter(good) {
             return Ok(read.found);
         }
         if fresh {
             // The way back waits for nobody else's call.
-            self.read(id).await?;
+            self.read(id, true).await?;
         } else {
             let _turn = self.inner.turn.lock().await;
             if let Some(read) = known().filter(good) {
                 return Ok(read.found);
             }
-            self.read(id).await?;
+            self.read(id, false).await?;
         }
         known().map(|read| read.found).ok_or_else(|| {
             self.board().remove(id);
             Error::new(ErrorKind::NotFound, format!("deployment {id} is not there"))
         })
+    }
+
+    /// Several deployments of one group, as they are: those that are known for good, and the others by as few calls as can be.
+    /// What is not there is left out.
+    pub(super) async fn several(&self, ids: &[String]) -> Result<Vec<Arc<Deployment>>> {
+        let begun = Instant::now();
+        let known = |id: &String| self.board().get(id.as_str())?.read.clone();
+        let left: Vec<String> =
+            ids.iter().filter(|id| known(id).is_none_or(|read| !read.is_final())).cloned().collect();
+        for id in ids {
+            let new = || Line { asked: begun, shares: false, over: None, read: None };
+            self.board().entry(id.as_str().into()).or_insert_with(new).asked = begun;
+        }
+        for some in left.chunks(Self::A_CALL) {
+            let sent = Instant::now();
+            let found = self.ask(some).await?;
+            self.write(some, found, sent);
+        }
+        Ok(ids.iter().filter_map(known).map(|read| read.found).collect())
     }
 
     pub(super) fn interval(&self) -> Duration {
@@ -128,27 +152,50 @@ impl Poller {
     }
 
     /// Reads one deployment, and with it others that are due, or will be soon: so they stay together from then on.
-    async fn read(&self, id: &str) -> Result<()> {
+    async fn read(&self, id: &str, alone: bool) -> Result<()> {
         let sent = Instant::now();
-        let ids = self.batch(id, sent);
-        let call = self.inner.client.batch_get_deployments().set_deployment_ids(Some(ids.clone()));
-        let answer = call.send().await.map_err(|e| sorted(format_args!("reading deployment {id}"), e))?;
+        let mut ids = if alone { vec![id.to_owned()] } else { self.batch(id, sent) };
+        let mut answer = self.ask(&ids).await;
+        if let Err(e) = &answer
+            && ids.len() > 1
+            && matches!(e.kind(), ErrorKind::Denied | ErrorKind::Invalid | ErrorKind::NotFound)
+        {
+            // One id that may not be read spoils the call for all; which one, each finds out by itself.
+            for other in ids.drain(1..) {
+                if let Some(line) = self.board().get_mut(other.as_str()) {
+                    line.shares = false;
+                }
+            }
+            answer = self.ask(&ids).await;
+        }
+        let found = answer?;
+        self.write(&ids, found, sent);
+        Ok(())
+    }
+
+    async fn ask(&self, ids: &[String]) -> Result<Vec<Deployment>> {
+        let call = self.inner.client.batch_get_deployments().set_deployment_ids(Some(ids.to_vec()));
+        let what = ids.first().map_or("", String::as_str);
+        let answer = call.send().await.map_err(|e| sorted(format_args!("reading deployment {what}"), e))?;
+        Ok(answer.deployments_info().iter().filter_map(Deployment::read).collect())
+    }
+
+    fn write(&self, asked: &[String], found: Vec<Deployment>, sent: Instant) {
         let due = sent + self.pause();
         let mut board = self.board();
-        for id in &ids {
-            // What is not in the answer is not there.
+        for id in asked {
+            // What is not in the answer is not there. Whoever asked later and was answered sooner knows better.
             if let Some(line) = board.get_mut(id.as_str()) {
-                line.read = None;
+                line.read.take_if(|it| it.sent <= sent);
             }
         }
-        for found in answer.deployments_info().iter().filter_map(Deployment::read) {
-            let found = Arc::new(found);
-            if let Some(line) = board.get_mut(found.id.as_str()) {
+        for found in found.into_iter().map(Arc::new) {
+            if let Some(line) = board.get_mut(found.id.as_str()).filter(|line| line.read.is_none()) {
+                line.shares = true;
                 line.over = if found.is_active() { None } else { line.over.or(Some(sent)) };
                 line.read = Some(Read { sent, due, over: line.over, found });
             }
         }
-        Ok(())
     }
 
     fn batch(&self, id: &str, now: Instant) -> Vec<String> {
@@ -157,7 +204,9 @@ impl Poller {
         board.retain(|_, line| now.duration_since(line.asked) < self.inner.every * 8);
         let mut others: Vec<(Instant, &Arc<str>)> = board
             .iter()
-            .filter(|(other, line)| ***other != *id && now.duration_since(line.asked) < self.inner.every * 2)
+            .filter(|(other, line)| {
+                ***other != *id && line.shares && now.duration_since(line.asked) < self.inner.every * 2
+            })
             .filter_map(|(other, line)| {
                 let due = match &line.read {
                     None => now,

@@ -54,6 +54,8 @@ pub(super) struct Room {
     groups_lag: Duration,
     /// How far the times that deployments end at lie behind.
     behind: Duration,
+    /// Application and group of deployments that may not be read.
+    hidden: BTreeSet<(String, String)>,
 }
 
 #[derive(Clone, Debug)]
@@ -105,6 +107,7 @@ impl Room {
             rollbacks_after: Duration::ZERO,
             groups_lag: Duration::ZERO,
             behind: Duration::ZERO,
+            hidden: BTreeSet::new(),
         }
     }
 

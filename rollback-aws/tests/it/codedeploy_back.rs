@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use rollback_aws::{
-    codedeploy::{Busy, Platform},
+    codedeploy::{Busy, Group, Platform, Poller},
     testing::{
         Refusal,
+        codedeploy::Shape,
         fault::{Fault, Trouble},
     },
 };
@@ -13,7 +14,12 @@ use rollback_core::{
     ErrorKind,
     backend::DeploymentBackend as _,
     model::{Goal, Observed, Progress, Weight},
-    testing::backend::Driver,
+    plan::Plan,
+    state::State,
+    testing::{
+        backend::Driver,
+        gates::{Answer, Scripted},
+    },
 };
 
 use serde_json::json;
@@ -246,4 +252,97 @@ async fn a_rollback_is_awaited_by_our_own_watch_and_not_by_two_clocks() {
     let begun = tokio::time::Instant::now();
     shop.group().make_way(Busy::Refuse).await.unwrap();
     assert!(begun.elapsed() < seconds(5), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_group_that_may_not_be_read_keeps_no_other_from_being_read() {
+    let shop = Shop::new(Platform::BlueGreen);
+    let hands = shop.aws.codedeploy();
+    let poller = Poller::new(&shop.aws.account());
+    let group = |name: &str| Group::new(&poller, APP, name, shop.platform).unwrap();
+    for name in ["other", "hidden"] {
+        hands.group(APP, name, &Shape::BlueGreen(vec!["i-9".into()]), "CodeDeployDefault.AllAtOnce");
+        let waits = "blueGreenDeploymentConfiguration";
+        hands.set(APP, name, waits, hands.setting(APP, GROUP, waits));
+        hands.serve(APP, name, &location(shop.platform, 1));
+    }
+    hands.hide(APP, "hidden");
+    let hidden = group("hidden");
+    let denied = hidden.baseline().await.unwrap_err();
+    assert_eq!(denied.kind(), ErrorKind::Denied, "{denied}");
+    // One that may be read no more, after it was.
+    let mut driver = Driver::new(&shop).await;
+    driver.backend = std::sync::Arc::new(group(GROUP));
+    let look = driver.look(FORWARD).await;
+    let attempt = driver.save(FORWARD, &look.version);
+    driver.send(&attempt).await.unwrap();
+    let other = group("other");
+    hands.deploy(APP, "other", &location(shop.platform, 2));
+    for _ in 0..10 {
+        let _ = other.make_way(Busy::Refuse).await.unwrap_err();
+        driver.look(FORWARD).await;
+        let _ = hidden.baseline().await.unwrap_err();
+        tokio::time::sleep(seconds(5)).await;
+    }
+    hands.hide(APP, "other");
+    for _ in 0..10 {
+        assert_eq!(other.make_way(Busy::Refuse).await.unwrap_err().kind(), ErrorKind::Denied);
+        driver.backend.observe(&driver.change, FORWARD, None).await.unwrap();
+        tokio::time::sleep(seconds(5)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deployment_of_the_baseline_that_lands_four_minutes_late_is_the_only_one() {
+    let shop = Shop::new(Platform::Lambda);
+    let gate = Scripted::healthy("errors");
+    let (engine, new) = shop.engine(Plan::all_at_once(seconds(600)).unwrap(), gate.clone());
+    let run = engine.start(new).await.unwrap();
+    while !matches!(run.status().state, State::Baking { .. }) {
+        tokio::time::sleep(seconds(1)).await;
+    }
+    shop.aws.fault(Fault::of("codedeploy:CreateDeployment", Trouble::DelayRequest(seconds(240))));
+    gate.set(Answer::Unhealthy);
+    let ended = run.finished().await;
+    assert!(matches!(ended.rollout.state, State::RolledBack { .. }), "{}", ended.rollout);
+    tokio::time::sleep(seconds(600)).await;
+    assert_eq!(shop.deployments().len(), 3, "{:#?}", shop.deployments());
+    shop.assert_serves(1);
+    engine.shutdown(seconds(60)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_alias_with_weights_of_two_versions_is_named_when_the_baseline_cannot_be_deployed() {
+    let shop = Shop::new(Platform::Lambda).config("CodeDeployDefault.LambdaCanary10Percent5Minutes");
+    shop.aws.codedeploy().rolls_back(false);
+    let mut driver = under_way(&shop).await;
+    tokio::time::sleep(seconds(30)).await;
+    let look = driver.look(Goal::Baseline).await;
+    assert_eq!(look.weight, Some(Weight::try_from(10).unwrap()), "{look:?}");
+    stopped(&shop, &mut driver).await;
+    tokio::time::sleep(seconds(120)).await;
+    let look = driver.look(Goal::Baseline).await;
+    assert_due(&look, "nothing rolled it back");
+    let attempt = driver.save(Goal::Baseline, &look.version);
+    driver.send(&attempt).await.unwrap();
+    tokio::time::sleep(seconds(20)).await;
+    let look = driver.look(Goal::Baseline).await;
+    let Progress::Failed(why) = &look.progress else { panic!("{look:?}") };
+    assert!(why.as_str().contains("if shop:live still has weights of two versions, clear them"), "{why}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_of_the_group_is_found_behind_many_deployments_to_instances_that_came_late() {
+    let shop = Shop::new(Platform::InPlace);
+    let driver = Driver::new(&shop).await;
+    for n in 0..120 {
+        shop.aws.codedeploy().scale_out(APP, GROUP, &format!("i-{}", 100 + n), &location(shop.platform, 1));
+        tokio::time::sleep(seconds(20)).await;
+    }
+    assert!(shop.deployments().iter().all(|it| it["status"] == "Succeeded"));
+    let before = shop.aws.calls()["codedeploy:BatchGetDeployments"];
+    let look = driver.look(Goal::Baseline).await;
+    assert_eq!(look.progress, Progress::Reached);
+    let calls = shop.aws.calls()["codedeploy:BatchGetDeployments"] - before;
+    assert!(calls <= 6, "{calls} calls to read 121 deployments");
 }

@@ -124,7 +124,7 @@ impl Shop {
         if self.waits { group.waits_for_approval() } else { group }
     }
 
-    fn deployments(&self) -> Vec<Value> {
+    pub(crate) fn deployments(&self) -> Vec<Value> {
         let hands = self.aws.codedeploy();
         hands.deployments(APP, GROUP).iter().map(|id| hands.deployment(id)).collect()
     }
@@ -169,7 +169,7 @@ impl Shop {
         outcome
     }
 
-    fn engine(&self, plan: Plan, gate: Scripted) -> (Engine, NewRollout) {
+    pub(crate) fn engine(&self, plan: Plan, gate: Scripted) -> (Engine, NewRollout) {
         let engine = Engine::builder(Memory::new()).clock(self.aws.clock().clone()).build().unwrap();
         engine.register(Target::new("shop", self.group()).unwrap().gate(gate, Policy::default())).unwrap();
         let new = NewRollout::new("shop", self.candidate(), plan).unwrap().by("ana").unwrap();

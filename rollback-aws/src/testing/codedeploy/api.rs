@@ -366,6 +366,11 @@ impl Room {
         }
         limit(ids.len(), 25)?;
         let ids: BTreeSet<&str> = ids.into_iter().collect();
+        let hidden = |it: &&Deployment| self.hidden.contains(&(it.app.clone(), it.group.clone()));
+        if let Some(it) = ids.iter().filter_map(|id| self.deployments.get(*id)).find(hidden) {
+            let why = format!("Not authorized to perform codedeploy:BatchGetDeployments on {}/{}", it.app, it.group);
+            return Err(refusal("AccessDeniedException", why));
+        }
         let infos: Vec<Value> =
             ids.into_iter().filter_map(|id| self.deployments.get(id)).map(Deployment::describe).collect();
         Ok(json!({ "deploymentsInfo": infos }))

@@ -203,6 +203,11 @@ impl Hands<'_> {
         self.with(|world, _| world.codedeploy.behind = time);
     }
 
+    /// From now on `BatchGetDeployments` is denied with any deployment of this group among those asked for.
+    pub fn hide(&self, app: &str, group: &str) {
+        self.with(|world, _| world.codedeploy.hidden.insert((app.into(), group.into())));
+    }
+
     /// CodeDeploy says this of the rollback of a deployment: as that there is none.
     pub fn say_of_rollback(&self, deployment: &str, message: &str) {
         self.with(|world, _| {

@@ -136,6 +136,16 @@ impl Trace {
             .any(|line| matches!(&line.what, What::Landed { nonce: landed, answer: Ok(()), .. } if landed == nonce))
     }
 
+    /// Whether it has reached the target before this place and was refused there, however late: a backend may tell.
+    fn turned_away(&self, nonce: &Nonce, before: usize) -> bool {
+        self.0[..before].iter().any(|line| match &line.what {
+            What::Landed { nonce: landed, answer: Err(kind), .. } => {
+                landed == nonce && Error::new(*kind, "").changed_nothing()
+            }
+            _ => false,
+        })
+    }
+
     /// The record that held this attempt before it was sent.
     fn record_of(&self, place: usize, attempt: &Attempt) -> Option<&Arc<Rollout>> {
         self.saved_before(place).map(|(_, rollout)| rollout).find(|rollout| rollout.attempt.as_ref() == Some(attempt))
@@ -277,7 +287,9 @@ fn p6_an_unanswered_wish_is_not_repeated_before_it_is_seen_or_settled(
     for (place, line, goal, attempt) in trace.entered() {
         for (earlier, _, _, other) in trace.entered().filter(|(earlier, _, wish, _)| *earlier < place && *wish == goal)
         {
-            let known = trace.landed(&other.nonce, place) || refused(trace, earlier, place);
+            let known = trace.landed(&other.nonce, place)
+                || refused(trace, earlier, place)
+                || trace.turned_away(&other.nonce, place);
             if !known && wall(line.at) < settles(other, settle) {
                 return Err(format!("P6: {} repeats {}, which may still land", attempt.nonce, other.nonce));
             }
