@@ -777,7 +777,7 @@ impl Seen<'_> {
         Version::try_from(format!("{}{phase}", newest.id))
     }
 
-    /// Whether this attempt is known to have landed.
+    /// Whether this attempt is known to have landed, or to have nothing left to do.
     fn landed(&self, attempt: &Attempt) -> bool {
         let nonce = Mark::hash(&attempt.nonce);
         let all = [self.found.newest.as_deref(), self.found.rolled_back.as_deref()];
@@ -791,9 +791,8 @@ impl Seen<'_> {
             was == Some(it.id.as_str())
                 && match attempt.goal {
                     Goal::Split(_) => it.status != Status::Ready,
-                    Goal::Candidate => it.status == Status::Succeeded,
-                    // It is over, though not by an alarm: it was a stop.
-                    Goal::Baseline => it.status == Status::Stopped && !it.stopped_by_alarm(),
+                    // It is over, by this call or before it: there is nothing left to stop, or to let go on.
+                    Goal::Candidate | Goal::Baseline => !it.is_active(),
                 }
         })
     }

@@ -398,7 +398,7 @@ pub struct Observed {
     /// What each part (instance, pod, region) serves, where the platform tells. May be empty.
     pub parts: Vec<Part>,
     /// Whether the attempt that was passed in is known to have landed: its nonce was seen, or an effect that no other
-    /// call of this rollout can have had. When in doubt, no.
+    /// call of this rollout can have had; or what it was about is over, so that it can have none any more. When in doubt, no.
     pub landed: bool,
     /// What a rollback did not bring back (configuration, add-ons, schema).
     pub not_restored: Vec<Note>,

@@ -33,7 +33,7 @@ impl Group {
             Error::new(ErrorKind::NotFound, why)
         };
         let newest = found.newest.ok_or_else(nothing)?;
-        if newest.is_active() {
+        if newest.is_active() || self.awaits_rollback(&newest) {
             return Err(self.busy(&newest));
         }
         let successful = found.successful.ok_or_else(nothing)?;

@@ -41,7 +41,14 @@ pub(super) enum What {
     /// Somebody asked to go back.
     Asked,
     /// A look was made.
-    Looked { begun: usize, goal: Goal, progress: Result<Progress, ErrorKind>, weight: Option<Weight> },
+    Looked {
+        begun: usize,
+        goal: Goal,
+        progress: Result<Progress, ErrorKind>,
+        weight: Option<Weight>,
+        /// The attempt that the look said has landed.
+        landed: Option<Nonce>,
+    },
     /// A shift left the engine.
     Entered { number: usize, goal: Goal, attempt: Attempt },
     /// A shift reached the target.
@@ -204,7 +211,7 @@ fn ends_as_seen(trace: &Trace, name: &str, wanted: Goal, all: Weight, end: fn(&S
     };
     // An older look that ends later is not heeded.
     let looks = trace.0[..place].iter().filter_map(|line| match &line.what {
-        What::Looked { begun, goal, progress, weight } => Some((begun, (goal, progress, weight))),
+        What::Looked { begun, goal, progress, weight, .. } => Some((begun, (goal, progress, weight))),
         _ => None,
     });
     match looks.max_by_key(|(begun, _)| **begun).map(|(_, look)| look) {
@@ -289,13 +296,20 @@ fn p6_an_unanswered_wish_is_not_repeated_before_it_is_seen_or_settled(
         {
             let known = trace.landed(&other.nonce, place)
                 || refused(trace, earlier, place)
-                || trace.turned_away(&other.nonce, place);
+                || trace.turned_away(&other.nonce, place)
+                || other.version != attempt.version && said_to_have_landed(trace, &other.nonce, place);
             if !known && wall(line.at) < settles(other, settle) {
                 return Err(format!("P6: {} repeats {}, which may still land", attempt.nonce, other.nonce));
             }
         }
     }
     Ok(())
+}
+
+/// Whether a look said so. That is believed of a target that has moved on: what was asked of it as it was has no effect any
+/// more, whether it had one or not. Were that wrong, the sweep of late calls would see it land.
+fn said_to_have_landed(trace: &Trace, nonce: &Nonce, before: usize) -> bool {
+    trace.0[..before].iter().any(|line| matches!(&line.what, What::Looked { landed: Some(it), .. } if it == nonce))
 }
 
 /// Whether the engine was told that the shift entered at this place had changed nothing.
