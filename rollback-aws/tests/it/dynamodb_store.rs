@@ -568,7 +568,7 @@ async fn one_open_rollout_that_cannot_be_read_does_not_keep_the_others_from_thei
     open.sort_unstable();
     assert_eq!(open, ["body", "good"]);
     let heard = store.beat(good.driver.as_ref().unwrap()).await.unwrap();
-    assert_eq!(heard.iter().map(|(id, _)| id.clone()).collect::<Vec<_>>(), [good.id.clone()]);
+    assert_eq!(heard.iter().map(|(id, _)| id).collect::<Vec<_>>(), [&good.id]);
 
     // Whoever asks for just that one hears why, and nobody begins another rollout over it.
     assert_eq!(store.load(&body.id).await.unwrap_err().kind(), ErrorKind::Unsupported);
