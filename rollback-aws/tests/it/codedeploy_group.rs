@@ -162,7 +162,7 @@ impl Shop {
     }
 
     /// One whole rollout by the engine.
-    async fn roll_out(&self, plan: Plan, gate: Scripted) -> Ended {
+    pub(crate) async fn roll_out(&self, plan: Plan, gate: Scripted) -> Ended {
         let (engine, new) = self.engine(plan, gate);
         let outcome = engine.start(new).await.unwrap().finished().await;
         engine.shutdown(Duration::from_secs(60)).await;
@@ -309,11 +309,11 @@ async fn crashes_and_lost_answers_are_got_over_on_ecs_with_a_wait_before_the_tra
     sweep_ends(Shop::waiting(Platform::Ecs)).await;
 }
 
-fn minutes(n: u64) -> Duration {
+pub(crate) fn minutes(n: u64) -> Duration {
     Duration::from_secs(60 * n)
 }
 
-fn all_at_once() -> Plan {
+pub(crate) fn all_at_once() -> Plan {
     Plan::all_at_once(minutes(5)).unwrap()
 }
 
