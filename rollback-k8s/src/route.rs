@@ -59,6 +59,9 @@ struct Snapshot {
     /// How the rule stood when it was read off. A candidate is not read off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     stood: Option<Stand>,
+    /// The weight that its Service had when it was read off, which it gets back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    weight: Option<i64>,
 }
 
 /// What a route is for a target, of one look.
@@ -131,7 +134,7 @@ impl HttpRoute {
             let [one, two] = &self.services;
             return Err(Error::invalid(format!("{self} has no Service {service}; it has {one} and {two}")));
         }
-        Revision::new(id)?.with_spec(&Snapshot { service: service.into(), of: None, stood: None })
+        Revision::new(id)?.with_spec(&Snapshot { service: service.into(), of: None, stood: None, weight: None })
     }
 
     /// What this target takes to be allowed.
@@ -255,9 +258,13 @@ impl HttpRoute {
     fn patch(&self, object: &Value, change: &Change, pair: &Pair, goal: Goal, nonce: &str) -> Result<Patch> {
         let rule = self.find(object).map_err(|why| Error::new(ErrorKind::Conflict, why))?;
         let share = i64::from(percent(goal));
+        let rest = match goal {
+            Goal::Baseline => pair.baseline.weight.unwrap_or(100),
+            Goal::Split(_) | Goal::Candidate => 100 - share,
+        };
         let mut refs = rule.refs.clone();
         let mut patch = mark::only_as_read(object);
-        for (service, weight) in [(&pair.candidate.service, share), (&pair.baseline.service, 100 - share)] {
+        for (service, weight) in [(&pair.candidate.service, share), (&pair.baseline.service, rest)] {
             if let Some(at) = self.place(&refs, service) {
                 refs[at]["weight"] = json!(weight);
                 patch = patch.put(&format!("{}/{at}/weight", rule.path), json!(weight));
@@ -472,6 +479,7 @@ impl DeploymentBackend for HttpRoute {
         Revision::new(id)?.with_spec(&Snapshot {
             stood: Some(self.stand(&object)),
             of: Some(self.rule_in_words()),
+            weight: Some(self.weight(&rule, service)),
             service: service.clone(),
         })
     }

@@ -14,9 +14,11 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::join_all;
 use rollback_core::{Error, ErrorKind, Result, backend::Readiness};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use super::{
     ATTEMPT, Kind, Pair, Snapshot, Workload, annotation,
@@ -203,16 +205,17 @@ impl Workload {
     /// changed since.
     pub(super) async fn with_its_configuration<'p>(&self, pair: &'p Pair) -> &'p Value {
         let Some(restored) = &pair.restored else { return &pair.baseline.template };
-        let mut changed = false;
-        for copied in &pair.baseline.copies {
+        // The way back waits for this: all at once, and not for an API server that is slow.
+        let looks = pair.baseline.copies.iter().map(|copied| async move {
+            let copy = self.client.find(copied.of.resource(), &self.namespace, &copied.to);
+            let (now, copy) = tokio::join!(timeout(SOON, self.unchanged(copied)), timeout(SOON, copy));
             // What cannot be told may have changed; the copy has not.
-            changed |= !matches!(self.unchanged(copied).await, Ok(Some(_)));
-            let copy = self.client.find(copied.of.resource(), &self.namespace, &copied.to).await;
-            if matches!(copy, Ok(None)) {
-                return &pair.baseline.template;
-            }
-        }
-        if changed { &restored.template } else { &pair.baseline.template }
+            (!matches!(now, Ok(Ok(Some(_)))), matches!(copy, Ok(Ok(None))))
+        });
+        let looks = join_all(looks).await;
+        let is_changed = looks.iter().any(|(changed, _)| *changed);
+        let is_missing = looks.iter().any(|(_, missing)| *missing);
+        if is_changed && !is_missing { &restored.template } else { &pair.baseline.template }
     }
 
     /// Lets the API server try out the copies that both revisions need, where they are not there yet.
@@ -251,7 +254,7 @@ impl Workload {
     /// Clears away copies that nothing names any more: neither revision of the change, no template that is kept in the
     /// workload's history, and no pod. It never fails a rollout, and what it leaves it finds next time.
     pub(super) async fn clear_copies(&self, pair: &Pair, object: &Value) {
-        match tokio::time::timeout(PATIENCE, self.clear(pair, object)).await {
+        match timeout(PATIENCE, self.clear(pair, object)).await {
             Ok(Ok(())) => {}
             Ok(Err(e)) => tracing::debug!(workload = %self, error = %e.chain(), "old copies are left for next time"),
             Err(_) => tracing::debug!(workload = %self, "old copies are left for next time: it takes too long"),
@@ -331,3 +334,5 @@ const COPY_OF: &str = "rollback.rs/copy-of";
 const COPY_FOR: &str = "rollback.rs/copy-for";
 /// How long clearing away may keep a rollout waiting.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long the way back waits to learn what its configuration is by now.
+const SOON: Duration = Duration::from_secs(2);

@@ -248,7 +248,7 @@ async fn a_rule_must_be_the_only_one() {
     let rules = scene.cluster.get("httproutes", "shop").unwrap()["spec"]["rules"].clone();
     let weight = |rule: usize, at: usize| rules[rule]["backendRefs"][at]["weight"].clone();
     assert_eq!([weight(1, 0), weight(1, 1)], [json!(0), json!(100)]);
-    assert_eq!([weight(2, 0), weight(2, 1)], [json!(100), json!(0)]);
+    assert_eq!([weight(2, 0), weight(2, 1)], [json!(1), json!(0)]);
 }
 
 /// What an interrupted run of one rule left is nothing that another rule's target may write.
@@ -302,7 +302,7 @@ async fn a_service_of_the_candidate_that_goes_away_sends_the_requests_back() {
     scene.cluster.delete("services", "shop-green");
     let outcome = rolling.await.unwrap();
     assert!(matches!(outcome.rollout.state, State::RolledBack { .. }), "{outcome}");
-    assert_eq!(scene.weights(), (json!(100), json!(0)));
+    assert_eq!(scene.weights(), (json!(1), json!(0)));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -339,7 +339,7 @@ async fn a_real_route_is_promoted_and_brought_back() {
     let by_watch = route().watched_by(&Watches::new(&space.client));
     let outcome = play(tokio::spawn(roll_out(by_watch, candidate.clone(), Some(50), BAKE))).await;
     assert!(matches!(outcome.rollout.state, State::RolledBack { .. }), "{outcome}");
-    assert_eq!(weights(), (json!(100), json!(0)));
+    assert_eq!(weights(), (json!(1), json!(0)));
 
     let outcome = play(tokio::spawn(roll_out(route(), candidate, None, BAKE))).await;
     assert_eq!(outcome.rollout.state, State::Promoted, "{outcome}");
