@@ -53,6 +53,10 @@ struct Args {
     every: Duration,
     #[command(flatten)]
     watch: Watch,
+    /// Reckon for so long with a call that was not answered: it may still land. A run that goes on after another was killed
+    /// waits as long before it goes forward; the way back does not wait.
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = time)]
+    settle: Duration,
     /// First set the service's PAUSE hooks, with this time-out: longer than the longest bake and an hour of overtime; 1m to
     /// 336h.
     #[arg(long, value_name = "TIME", value_parser = time)]
@@ -161,7 +165,7 @@ async fn policy(args: &Args) -> Result<String> {
 async fn run(args: Args) -> Result<Option<Outcome>> {
     let plan = Plan::canary(args.steps.iter().copied(), args.bake)?;
     let account = args.at.account().await?;
-    let service = Service::open(&account, &args.service).await?;
+    let service = Service::open(&account, &args.service).await?.settle(args.settle);
     let id = args.id()?;
     let engine = args.keep.engine().await?;
     engine.register(args.target(&account, service.clone())?)?;

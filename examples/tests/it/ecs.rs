@@ -192,7 +192,7 @@ async fn the_policy_that_it_prints_is_all_that_it_needs() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_is_killed_goes_on_where_it_was() {
     let stage = Stage::set(canary()).await;
-    let args = ["--task-definition", "checkout:2", "--steps", "10,100", "--set-pauses", "60m"];
+    let args = ["--task-definition", "checkout:2", "--steps", "10,100", "--set-pauses", "60m", "--settle", "20s"];
     let null = std::process::Stdio::null;
     let mut child = stage.command(&args).stdout(null()).stderr(null()).spawn().unwrap();
     while stage.last().weight != Some(10.0) {
@@ -201,7 +201,17 @@ async fn a_run_that_is_killed_goes_on_where_it_was() {
     child.kill().await.unwrap();
     let updates = stage.aws.calls()["ecs:UpdateService"];
     // The service is not set anew, nor an image registered, under the deployment that is on its way.
-    let args = ["--image", "checkout", "registry.example/checkout:9", "--steps", "10,100", "--set-pauses", "90m"];
+    let args = [
+        "--image",
+        "checkout",
+        "registry.example/checkout:9",
+        "--steps",
+        "10,100",
+        "--set-pauses",
+        "90m",
+        "--settle",
+        "20s",
+    ];
     let (status, text) = stage.run(&args).await;
     assert_eq!(status, 0, "{text}");
     assert!(text.contains("it goes on from there"), "{text}");
