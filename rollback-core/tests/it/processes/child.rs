@@ -151,7 +151,12 @@ impl Job {
             if let Some(handle) = engine.handle(&self.rollout) {
                 return Some(handle.finished().await);
             }
-            match store.load(&self.rollout).await {
+            // A store that answers late must not hide that we drive: it may be somebody else's by then.
+            let answer = tokio::select! {
+                answer = store.load(&self.rollout) => answer,
+                () = until(|| engine.handle(&self.rollout).is_some()) => continue,
+            };
+            match answer {
                 Ok((record, _)) if record.standing != Standing::Open => return None,
                 Ok(_) => {}
                 Err(e) if e.kind() == ErrorKind::NotFound && self.role == Role::Drives => {
