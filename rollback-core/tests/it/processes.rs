@@ -403,10 +403,10 @@ impl Stage {
         Process(job.command().spawn().expect("this program starts once more"))
     }
 
-    /// Waits until this is so. The trace is read anew before each look.
+    /// Waits until this is so. The trace of the rollout is read anew before each look.
     async fn until(&mut self, what: &str, mut so: impl FnMut(&World, &[Line]) -> bool) {
         let waiting = async {
-            while !so(&self.target.world(), self.tail.read()) {
+            while !so(&self.target.world(), &self.tail.read()[self.begun..]) {
                 sleep(Duration::from_millis(2)).await;
             }
         };
@@ -426,7 +426,7 @@ impl Stage {
             let moved_on = |lines: &[Line]| last_save(lines).is_some_and(|(by, saved)| by != pid || !saved.open);
             let waited = |lines: &[Line]| moved_on(lines) || Instant::now() >= let_go_on;
             self.until("it is taken up", |_, lines| other.ended().is_some() || waited(lines)).await;
-            if !drives(&self.tail.lines, pid) {
+            if !drives(&self.tail.lines[self.begun..], pid) {
                 return Some(self.world());
             }
             driver.signal("CONT");
@@ -531,12 +531,13 @@ fn seeds(count: u64) -> Vec<u64> {
     }
 }
 
-/// Who saved last, and what.
+/// Who saved last, and what: by the serial, because a process that was stopped may be late to hear what it saved.
 fn last_save(lines: &[Line]) -> Option<(u32, &Saved)> {
-    lines.iter().rev().find_map(|line| match &line.what {
+    let saves = lines.iter().filter_map(|line| match &line.what {
         Did::Saved(saved) => Some((line.pid, saved)),
         _ => None,
-    })
+    });
+    saves.max_by_key(|(_, saved)| saved.serial)
 }
 
 /// Whether this process is the one that saved last.

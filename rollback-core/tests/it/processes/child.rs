@@ -4,21 +4,23 @@ use std::{
     env,
     path::{Path, PathBuf},
     process::{self, Command, Stdio},
+    sync::Arc,
     time::Duration,
 };
 
 use async_trait::async_trait;
 use rollback_core::{
-    ErrorKind, Result,
+    ErrorKind, Result, Wake,
     engine::{Engine, Handle, NewRollout, Outcome, Target},
-    gate::{self, Evidence, FromFn, Policy, Verdict},
-    model::{DriverId, Revision, RolloutId, Serial, TargetId},
+    gate::{self, Evidence, FromFn, HealthGate, Policy, Verdict},
+    model::{DriverId, GateName, Revision, RolloutId, Serial, TargetId},
     plan::Plan,
     request::Request,
     rollout::Rollout,
     store::{Asked, Claim, Record, Sql, Standing, Store},
 };
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 use crate::support::{
     target::InFile,
@@ -110,14 +112,20 @@ impl Job {
         let engine = Engine::builder(store).lease(self.lease).build().expect("a good lease");
         let target = InFile::open(&Self::target(&self.folder)).traced(trace.clone());
         let target = target.slow(self.seed, Duration::from_millis(20));
+        let gate = Arc::new(Noticing {
+            gate: self.gate(),
+            engine: engine.clone(),
+            rollout: self.rollout.clone(),
+            handle: watch::Sender::new(None),
+        });
         let target = Target::new(TARGET, target)
             .expect("a good id")
-            .gate(self.gate(), Policy::default().every(Duration::from_millis(20)))
+            .gate(Arc::clone(&gate), Policy::default().every(Duration::from_millis(20)))
             .look_every(Duration::from_millis(5), Duration::from_millis(20));
         engine.register(target).expect("a good target");
         let outcome = match self.role {
             Role::Races => self.race(&engine, &trace).await,
-            Role::Drives | Role::StandsBy => self.go_on(&engine, &trace).await,
+            Role::Drives | Role::StandsBy => self.go_on(&engine, gate.handle.subscribe(), &trace).await,
         };
         outcome.map_or(IDLE, |outcome| {
             let code = outcome.exit_code();
@@ -139,33 +147,38 @@ impl Job {
     }
 
     /// Takes the rollout up as soon as nobody drives it, until it is over or somebody else has taken it up.
-    async fn go_on(&self, engine: &Engine, trace: &Trace) -> Option<Outcome> {
+    async fn go_on(
+        &self,
+        engine: &Engine,
+        mut driven: watch::Receiver<Option<Handle>>,
+        trace: &Trace,
+    ) -> Option<Outcome> {
         let store = patiently(|| Sql::connect(&self.url)).await.expect("the store is there");
         let resumed = patiently(|| engine.resume_all()).await.expect("the store answers");
         assert!(resumed.refused.is_empty() && resumed.unregistered.is_empty(), "{resumed:?}");
-        if let Some(handle) = resumed.handles.iter().find(|handle| *handle.id() == self.rollout) {
-            return Some(handle.finished().await);
+        if driven.borrow().is_none() {
+            trace.tell(Did::Ready);
         }
-        trace.tell(Did::Ready);
-        loop {
-            if let Some(handle) = engine.handle(&self.rollout) {
-                return Some(handle.finished().await);
-            }
-            // A store that answers late must not hide that we drive: it may be somebody else's by then.
-            let answer = tokio::select! {
-                answer = store.load(&self.rollout) => answer,
-                () = until(|| engine.handle(&self.rollout).is_some()) => continue,
-            };
-            match answer {
-                Ok((record, _)) if record.standing != Standing::Open => return None,
-                Ok(_) => {}
-                Err(e) if e.kind() == ErrorKind::NotFound && self.role == Role::Drives => {
-                    return Some(self.start(engine).await.expect("nobody else starts one").finished().await);
+        let over = async {
+            loop {
+                match store.load(&self.rollout).await {
+                    Ok((record, _)) if record.standing != Standing::Open => return,
+                    Ok(_) => {}
+                    Err(e) if e.kind() == ErrorKind::NotFound && self.role == Role::Drives => {
+                        self.start(engine).await.expect("nobody else starts one");
+                    }
+                    Err(e) => assert!(e.kind() == ErrorKind::NotFound || e.is_transient(), "{}", e.chain()),
                 }
-                Err(e) => assert!(e.kind() == ErrorKind::NotFound || e.is_transient(), "{}", e.chain()),
+                tokio::time::sleep(Duration::from_millis(5)).await;
             }
-            tokio::time::sleep(Duration::from_millis(5)).await;
+        };
+        tokio::select! {
+            biased;
+            _ = driven.wait_for(Option::is_some) => {}
+            () = over => {}
         }
+        let handle = driven.borrow().clone()?;
+        Some(handle.finished().await)
     }
 
     async fn start(&self, engine: &Engine) -> Result<Handle> {
@@ -191,6 +204,29 @@ impl Job {
             }
         };
         gate::from_fn("errors", judge).expect("a good name")
+    }
+}
+
+/// A gate that notices when its rollout is driven here. Whoever asks for the handle later may come too late: a process
+/// that was stopped for longer than its lease lets its rollout go as soon as it goes on.
+#[derive(Debug)]
+struct Noticing {
+    gate: FromFn,
+    engine: Engine,
+    rollout: RolloutId,
+    handle: watch::Sender<Option<Handle>>,
+}
+
+#[async_trait]
+impl HealthGate for Noticing {
+    fn name(&self) -> &GateName {
+        self.gate.name()
+    }
+    async fn judge(&self, window: &gate::Window) -> Result<Verdict> {
+        self.gate.judge(window).await
+    }
+    fn attach(&self, _: Wake) {
+        self.handle.send_replace(self.engine.handle(&self.rollout));
     }
 }
 
