@@ -29,9 +29,8 @@
 //! wait is over, a rollback has an id of its own, is all at once and deaf to alarms, an alarm makes a deployment `Stopped`
 //! within half a minute. From the API reference: no token makes `CreateDeployment` idempotent, so each of ours says in its
 //! description whose it is, and the group's deployments are looked at after an answer was lost. Not documented, and treated
-//! with care: whether a Lambda AppSpec whose `CurrentVersion` is not the alias's is taken (it is set to what the alias is at by
-//! then, where it is JSON),
-//! and how long a rollback takes to appear ([`Group::rollback_within`]).
+//! with care: whether a Lambda AppSpec whose `CurrentVersion` is not the alias's is taken (where it is JSON, it is set to what
+//! the alias is at by then), and how long a rollback takes to appear ([`Group::rollback_within`]).
 
 mod deployment;
 mod hook;

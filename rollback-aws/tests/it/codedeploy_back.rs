@@ -13,9 +13,10 @@ use rollback_aws::{
 use rollback_core::{
     ErrorKind,
     backend::DeploymentBackend as _,
+    clock::Clock as _,
     model::{Goal, Observed, Progress, Weight},
     plan::Plan,
-    state::State,
+    state::{Cause, State},
     testing::{
         backend::Driver,
         gates::{Answer, Scripted},
@@ -24,7 +25,7 @@ use rollback_core::{
 
 use serde_json::json;
 
-use crate::codedeploy_group::{APP, GROUP, Shop, artefact, location};
+use crate::codedeploy_group::{APP, GROUP, Shop, all_at_once, artefact, location};
 
 const FORWARD: Goal = Goal::Split(Weight::ALL);
 
@@ -40,6 +41,18 @@ async fn under_way(shop: &Shop) -> Driver<'_> {
     driver.send(&attempt).await.unwrap();
     tokio::time::sleep(seconds(4)).await;
     driver
+}
+
+/// Waits until so many deployments are there, and the newest has this status.
+async fn once(shop: &Shop, count: usize, status: &str) {
+    for _ in 0..3_600 {
+        let all = shop.deployments();
+        if all.len() == count && all.last().is_some_and(|it| it["status"] == status) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+    panic!("never {count} deployments, the last of them {status}: {:#?}", shop.deployments());
 }
 
 /// What `told` is to say of a look.
@@ -88,13 +101,36 @@ async fn a_stop_that_comes_too_late_holds_up_no_deployment_of_the_baseline() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_stop_without_an_answer_holds_up_nothing_once_its_deployment_is_over() {
+    let shop = Shop::new(Platform::Lambda).config("CodeDeployDefault.LambdaCanary10Percent5Minutes");
+    let mut driver = under_way(&shop).await;
+    let look = driver.look(Goal::Baseline).await;
+    assert_due(&look, "with rollback");
+    let stop = driver.save(Goal::Baseline, &look.version);
+    shop.aws.fault(Fault::of("codedeploy:StopDeployment", Trouble::LoseRequest).times(u64::MAX));
+    driver.send(&stop).await.unwrap_err();
+    let look = driver.look(Goal::Baseline).await;
+    assert!(!look.landed, "it may arrive for as long as there is something to stop: {look:?}");
+    tokio::time::sleep(seconds(360)).await;
+    shop.assert_serves(2);
+    let look = driver.look(Goal::Baseline).await;
+    assert_due(&look, "has succeeded");
+    assert!(look.landed, "there is nothing left to stop: {look:?}");
+    assert_ne!(look.version, stop.version, "what is due now is another effect");
+    driver.drive(Goal::Baseline).await;
+    assert_eq!(shop.deployments().len(), 3);
+    shop.assert_serves(1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_baseline_that_was_not_read_off_the_group_is_back_only_where_it_serves_alone() {
     let shop = Shop::new(Platform::InPlace).config("CodeDeployDefault.AllAtOnce");
     let mut driver = Driver::new(&shop).await;
     // The last promoted one, as a record of then has it.
     driver.change.baseline = artefact(shop.platform, 1).revision().unwrap();
     driver.change.candidate = artefact(shop.platform, 3).revision().unwrap();
-    assert_eq!(driver.look(Goal::Baseline).await.progress, Progress::Reached);
+    let look = driver.look(Goal::Baseline).await;
+    assert_eq!((look.progress, look.weight), (Progress::Reached, Some(Weight::NONE)));
     // It was deployed again, and an instance stayed behind; or another one was.
     let hands = shop.aws.codedeploy();
     for (n, sick) in [(1, true), (2, true), (2, false)] {
@@ -105,6 +141,8 @@ async fn a_baseline_that_was_not_read_off_the_group_is_back_only_where_it_serves
         let look = driver.look(Goal::Baseline).await;
         assert_due(&look, &id);
         assert_eq!(look.weight, None);
+        let look = driver.look(FORWARD).await;
+        assert!(matches!(look.progress, Progress::Due(_)), "forward it may be overwritten: {look:?}");
     }
     driver.drive(Goal::Baseline).await;
     shop.assert_serves(1);
@@ -345,4 +383,97 @@ async fn a_change_of_the_group_is_found_behind_many_deployments_to_instances_tha
     assert_eq!(look.progress, Progress::Reached);
     let calls = shop.aws.calls()["codedeploy:BatchGetDeployments"] - before;
     assert!(calls <= 6, "{calls} calls to read 121 deployments");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gate_that_trips_as_the_deployment_ends_goes_back_at_once() {
+    for after in 0..12 {
+        let shop = Shop::new(Platform::Lambda);
+        let gate = Scripted::healthy("errors");
+        let (engine, new) = shop.engine(all_at_once(), gate.clone());
+        let run = engine.start(new).await.unwrap();
+        while shop.deployments().len() < 2 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        tokio::time::sleep(Duration::from_millis(500 * after)).await;
+        let begun = tokio::time::Instant::now();
+        gate.set(Answer::Unhealthy);
+        gate.wake();
+        let ended = run.finished().await;
+        let because = matches!(ended.rollout.state, State::RolledBack { cause: Cause::Unhealthy { .. } });
+        assert!(because, "{after}: {}", ended.rollout);
+        assert!(begun.elapsed() < seconds(55), "{after}: {:?}", begun.elapsed());
+        shop.assert_serves(1);
+        engine.shutdown(seconds(60)).await;
+    }
+}
+
+fn sicken(shop: &Shop, sick: bool) {
+    for instance in ["i-1", "i-2", "i-3"] {
+        shop.aws.codedeploy().sicken(instance, sick);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rollback_of_codedeploys_own_that_fails_is_followed_by_ours() {
+    let shop = Shop::new(Platform::InPlace).alarm();
+    let (engine, new) = shop.engine(all_at_once(), Scripted::healthy("errors"));
+    let run = engine.start(new).await.unwrap();
+    while shop.deployments().len() < 2 {
+        tokio::time::sleep(seconds(1)).await;
+    }
+    tokio::time::sleep(seconds(15)).await;
+    shop.aws.alarm_at("shop-errors", shop.aws.clock().now());
+    while shop.deployments().len() < 3 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    sicken(&shop, true);
+    once(&shop, 3, "Failed").await;
+    sicken(&shop, false);
+    let ended = run.finished().await;
+    assert!(matches!(ended.rollout.state, State::RolledBack { .. }), "{}", ended.rollout);
+    let creators: Vec<_> = shop.deployments().iter().map(|it| it["creator"].clone()).collect();
+    assert_eq!(creators, ["user", "user", "codeDeployRollback", "user"]);
+    shop.assert_serves(1);
+    engine.shutdown(seconds(60)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_way_back_of_ours_that_fails_is_for_a_person_and_names_the_instance() {
+    let shop = Shop::new(Platform::InPlace);
+    let (engine, new) = shop.engine(all_at_once(), Scripted::unhealthy_from("errors", Weight::ALL));
+    let run = engine.start(new).await.unwrap();
+    while shop.deployments().len() < 3 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    sicken(&shop, true);
+    once(&shop, 3, "Failed").await;
+    sicken(&shop, false);
+    let ended = run.finished().await;
+    let State::Stuck { why, .. } = &ended.rollout.state else { panic!("{}", ended.rollout) };
+    assert!(why.as_str().contains("i-1") && why.as_str().contains("ApplicationStop"), "{why}");
+    assert_eq!(shop.deployments().len(), 3, "{:#?}", shop.deployments());
+    engine.shutdown(seconds(60)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn throttling_on_the_way_back_is_borne() {
+    for platform in [Platform::InPlace, Platform::Ecs, Platform::Lambda] {
+        let shop = Shop::new(platform);
+        let gate = Scripted::healthy("errors");
+        let (engine, new) = shop.engine(all_at_once(), gate.clone());
+        let run = engine.start(new).await.unwrap();
+        while !matches!(run.status().state, State::Baking { .. }) {
+            tokio::time::sleep(seconds(1)).await;
+        }
+        shop.aws.fault(Fault::any(Trouble::Throttle).times(u64::MAX));
+        gate.set(Answer::Unhealthy);
+        tokio::time::sleep(seconds(180)).await;
+        shop.aws.forget_faults();
+        let ended = run.finished().await;
+        assert!(matches!(ended.rollout.state, State::RolledBack { .. }), "{platform:?}: {}", ended.rollout);
+        assert_eq!(shop.deployments().len(), 3, "{platform:?}: {:#?}", shop.deployments());
+        shop.assert_serves(1);
+        engine.shutdown(seconds(60)).await;
+    }
 }

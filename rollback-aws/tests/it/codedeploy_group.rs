@@ -309,7 +309,7 @@ async fn crashes_and_lost_answers_are_got_over_on_ecs_with_a_wait_before_the_tra
     sweep_ends(Shop::waiting(Platform::Ecs)).await;
 }
 
-pub(crate) fn minutes(n: u64) -> Duration {
+fn minutes(n: u64) -> Duration {
     Duration::from_secs(60 * n)
 }
 
@@ -371,21 +371,25 @@ async fn a_bad_candidate_that_is_deployed_already_is_replaced_without_the_groups
     }
 }
 
-/// CodeDeploy's own alarm and our gate see the same trouble; `gap` is how much later the gate trips, negative if sooner.
-async fn race(platform: Platform, config: &str, gap: i64) {
-    let shop = Shop::new(platform).config(config).alarm();
-    let at = shop.aws.clock().now() + Duration::from_secs(120);
+/// CodeDeploy's own alarm fires this long after the start, and our gate sees the same trouble; `gap` is how many seconds
+/// later the gate trips, negative if sooner.
+async fn race(shop: Shop, alarm_after: Duration, gap: i64) {
+    let at = shop.aws.clock().now() + alarm_after;
     shop.aws.alarm_at("shop-errors", at);
-    let (engine, new) = shop.engine(Plan::all_at_once(minutes(30)).unwrap(), Scripted::healthy("errors"));
+    let gate = Scripted::healthy("errors");
+    let (engine, new) = shop.engine(Plan::all_at_once(minutes(30)).unwrap(), gate.clone());
     let run = engine.start(new).await.unwrap();
     let trip = at.checked_add(jiff::SignedDuration::from_secs(gap)).unwrap();
     while shop.aws.clock().now() < trip {
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
-    // What a tripped gate does too: one save, one stop.
-    let _ = run.abort("gate", "the same trouble").await;
+    gate.set(Answer::Unhealthy);
+    gate.wake();
     let ended = run.finished().await;
-    assert!(matches!(ended.rollout.state, State::RolledBack { .. }), "{gap} s: {}", ended.rollout);
+    let State::RolledBack { cause } = &ended.rollout.state else { panic!("{gap} s: {}", ended.rollout) };
+    if gap < -1 {
+        assert!(matches!(cause, Cause::Unhealthy { .. }), "{gap} s: {}", ended.rollout);
+    }
     let all = shop.deployments();
     let rollbacks = all.iter().filter(|it| it["creator"] == "codeDeployRollback").count();
     assert_eq!((all.len(), rollbacks), (3, 1), "{gap} s: one rollback, by whomever: {all:#?}");
@@ -396,8 +400,14 @@ async fn race(platform: Platform, config: &str, gap: i64) {
 #[tokio::test(start_paused = true)]
 async fn codedeploys_own_alarm_rollback_and_our_gate_at_once_end_once_in_either_order() {
     for gap in [-20, -5, -1, 0, 1, 4, 10, 16, 30] {
-        race(Platform::Lambda, "CodeDeployDefault.LambdaLinear10PercentEvery1Minute", gap).await;
-        race(Platform::Ecs, "CodeDeployDefault.ECSLinear10PercentEvery1Minutes", gap).await;
+        let lambda = Shop::new(Platform::Lambda).config("CodeDeployDefault.LambdaLinear10PercentEvery1Minute");
+        race(lambda.alarm(), minutes(2), gap).await;
+        let ecs = Shop::new(Platform::Ecs).config("CodeDeployDefault.ECSLinear10PercentEvery1Minutes");
+        race(ecs.alarm(), minutes(2), gap).await;
+    }
+    // Three instances, one after the other, take 24 s.
+    for gap in [-8, -5, -1, 0, 1, 4, 10, 30] {
+        race(Shop::new(Platform::InPlace).alarm(), Duration::from_secs(10), gap).await;
     }
 }
 
@@ -783,7 +793,7 @@ async fn a_gate_answers_a_hook_and_no_data_is_never_a_pass() {
 
 /// How many calls of each operation a minute, while so many deployments run, or are being stopped, and are looked at every two
 /// seconds.
-pub(crate) async fn calls_a_minute(deployments: usize, back: bool) -> u64 {
+async fn calls_a_minute(deployments: usize, back: bool) -> u64 {
     let aws = Simulator::new();
     aws.codedeploy().stopping_takes(minutes(60));
     let poller = Poller::new(&aws.account());

@@ -6,7 +6,6 @@ mod cloudwatch_gates;
 mod cloudwatch_room;
 mod cloudwatch_set;
 mod codedeploy_back;
-mod codedeploy_cross;
 mod codedeploy_group;
 mod codedeploy_preflight;
 mod codedeploy_room;
