@@ -162,7 +162,7 @@ impl Shop {
     }
 
     /// One whole rollout by the engine.
-    pub(crate) async fn roll_out(&self, plan: Plan, gate: Scripted) -> Ended {
+    async fn roll_out(&self, plan: Plan, gate: Scripted) -> Ended {
         let (engine, new) = self.engine(plan, gate);
         let outcome = engine.start(new).await.unwrap().finished().await;
         engine.shutdown(Duration::from_secs(60)).await;

@@ -74,6 +74,17 @@ impl Scene {
         if self.watched { route.watched_by(&Watches::new(&client)) } else { route }
     }
 
+    /// The rule with both Services is there twice: as `pages` and as `api`.
+    async fn two_rules(&self) {
+        let mut object = manifest(1, 0);
+        let mut second = object["spec"]["rules"][1].clone();
+        object["spec"]["rules"][1]["name"] = json!("pages");
+        second["name"] = json!("api");
+        object["spec"]["rules"].as_array_mut().unwrap().push(second);
+        self.cluster.put(&object);
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    }
+
     fn weights(&self) -> (Value, Value) {
         let refs = self.cluster.get("httproutes", "shop").unwrap()["spec"]["rules"][1]["backendRefs"].clone();
         (refs[0]["weight"].clone(), refs[1]["weight"].clone())
@@ -226,13 +237,7 @@ async fn a_route_that_is_shared_already_has_no_baseline() {
 #[tokio::test(start_paused = true)]
 async fn a_rule_must_be_the_only_one() {
     let scene = Scene::new();
-    let mut object = manifest(1, 0);
-    let mut second = object["spec"]["rules"][1].clone();
-    object["spec"]["rules"][1]["name"] = json!("pages");
-    second["name"] = json!("api");
-    object["spec"]["rules"].as_array_mut().unwrap().push(second);
-    scene.cluster.put(&object);
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    scene.two_rules().await;
     let unclear = scene.route().baseline().await.unwrap_err();
     assert!(unclear.to_string().contains("has 2 rules with both"), "{unclear}");
     let nowhere = scene.route().rule("others").baseline().await.unwrap_err();
@@ -255,13 +260,7 @@ async fn a_rule_must_be_the_only_one() {
 #[tokio::test(start_paused = true)]
 async fn a_rollout_of_one_rule_is_not_carried_out_on_another() {
     let scene = Scene::new();
-    let mut object = manifest(1, 0);
-    let mut second = object["spec"]["rules"][1].clone();
-    object["spec"]["rules"][1]["name"] = json!("pages");
-    second["name"] = json!("api");
-    object["spec"]["rules"].as_array_mut().unwrap().push(second);
-    scene.cluster.put(&object);
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    scene.two_rules().await;
     let (api, pages) = (scene.route().rule("api"), scene.route().rule("pages"));
     let target = TargetId::try_from("shop").unwrap();
     let (baseline, candidate) = (api.baseline().await.unwrap(), api.revision("shop:2", "shop-green").unwrap());
