@@ -39,8 +39,6 @@ use rollback_core::{
     model::{Change, RevisionId, TargetId},
 };
 
-#[cfg(feature = "codedeploy")]
-pub(crate) use self::alarms::State;
 #[cfg(feature = "logs")]
 pub use self::log::LogLines;
 #[cfg(feature = "compare")]

@@ -231,15 +231,7 @@ impl Stack {
         }
         #[cfg(feature = "cloudwatch")]
         if let Some(alarms) = &self.alarms {
-            let unfit = alarms.unfit(&near).await?;
-            if unfit.is_empty() && !near.is_empty() {
-                ready.proved.push(format!("its rollback triggers are there and quiet: {}", near.join(", ")).into());
-            }
-            for (name, why) in unfit {
-                ready.refused.push(
-                    format!("rollback trigger {name} {why}: CloudFormation would undo the update for that").into(),
-                );
-            }
+            alarms.prove(ready, "rollback trigger", &near, "CloudFormation would undo the update for that").await?;
             return Ok(());
         }
         if !near.is_empty() {

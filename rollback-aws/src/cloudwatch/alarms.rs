@@ -12,12 +12,16 @@ use aws_sdk_cloudwatch::{
     types::{AlarmType, StateValue},
 };
 use jiff::Timestamp;
+#[cfg(any(feature = "cloudformation", feature = "codedeploy", feature = "ecs"))]
+use rollback_core::backend::Readiness;
 use rollback_core::{Error, ErrorKind, Result, Wake};
 use tokio::{
     sync::{Mutex as AsyncMutex, watch},
     time::{Instant, sleep_until},
 };
 
+#[cfg(any(feature = "cloudformation", feature = "codedeploy", feature = "ecs"))]
+use super::DESCRIBE_ALARMS;
 use crate::{account::Account, error::sorted};
 
 /// Reads the states of alarms for all gates of a process: make one for each account and region, and give it to every
@@ -74,9 +78,9 @@ pub(super) enum Found {
 }
 
 /// What an alarm says to a service that listens to it.
-#[cfg(any(feature = "codedeploy", feature = "ecs"))]
+#[cfg(any(feature = "cloudformation", feature = "codedeploy", feature = "ecs"))]
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum State {
+enum State {
     /// It is OK.
     Quiet,
     /// It fires: its reason.
@@ -174,24 +178,35 @@ impl Alarms {
         board.wakes.push(wake);
     }
 
-    /// Which of these are not there or not quiet now, and why.
-    #[cfg(any(feature = "ecs", feature = "cloudformation"))]
-    pub(crate) async fn unfit(&self, names: &[String]) -> Result<Vec<(String, String)>> {
-        let unfit = self.states(names).await?.into_iter().zip(names).filter_map(|(state, name)| {
-            let why = match state {
-                State::Fires(why) => format!("fires: {why}"),
-                State::Quiet | State::Blind(_) => return None,
-                State::Missing => "is not there".into(),
-                State::Several => "names several alarms".into(),
+    /// Proves that these are quiet now. `what` they are to the service that listens to them, and what it would do
+    /// `otherwise`.
+    #[cfg(any(feature = "cloudformation", feature = "codedeploy", feature = "ecs"))]
+    pub(crate) async fn prove(
+        &self,
+        ready: &mut Readiness,
+        what: &str,
+        names: &[String],
+        otherwise: &str,
+    ) -> Result<()> {
+        let Some(states) = DESCRIBE_ALARMS.prove(ready, self.states(names).await)? else { return Ok(()) };
+        for (name, state) in names.iter().zip(states) {
+            let (among, note) = match state {
+                State::Quiet => (&mut ready.proved, format!("{what} {name} does not fire")),
+                State::Blind(why) => (&mut ready.not_provable, format!("that {what} {name} sees anything: {why}")),
+                State::Fires(why) => {
+                    (&mut ready.refused, format!("{what} {name} fires already: {otherwise}; it says: {why}"))
+                }
+                State::Missing => (&mut ready.refused, format!("{what} {name} is not there: {otherwise}")),
+                State::Several => (&mut ready.refused, format!("{what} {name} names several alarms: {otherwise}")),
             };
-            Some((name.clone(), why))
-        });
-        Ok(unfit.collect())
+            among.push(note.into());
+        }
+        Ok(())
     }
 
     /// What each of these would say to a service that listens to it now.
-    #[cfg(any(feature = "codedeploy", feature = "ecs"))]
-    pub(crate) async fn states(&self, names: &[String]) -> Result<Vec<State>> {
+    #[cfg(any(feature = "cloudformation", feature = "codedeploy", feature = "ecs"))]
+    async fn states(&self, names: &[String]) -> Result<Vec<State>> {
         let states = self.read_now(names).await.into_iter().map(|read| {
             Ok(match read.found {
                 Found::One(alarm) => match (&alarm.state, &alarm.evaluation) {

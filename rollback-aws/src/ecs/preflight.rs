@@ -276,15 +276,8 @@ impl Service {
     async fn prove_alarms(&self, ready: &mut Readiness, names: &[String]) -> Result<()> {
         #[cfg(feature = "cloudwatch")]
         if let Some(alarms) = &self.alarms {
-            let unfit = alarms.unfit(names).await?;
-            if unfit.is_empty() {
-                ready.proved.push(Note::new(format!("its deployment alarms are quiet: {}", names.join(", "))));
-            }
-            for (name, why) in unfit {
-                ready.refused.push(Note::new(format!(
-                    "deployment alarm {name} {why}: ECS would listen to none of them for the whole deployment"
-                )));
-            }
+            let otherwise = "ECS would listen to none of its alarms for the whole deployment";
+            alarms.prove(ready, "deployment alarm", names, otherwise).await?;
             return Ok(());
         }
         ready.not_provable.push(Note::new(format!(

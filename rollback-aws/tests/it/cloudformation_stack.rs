@@ -8,6 +8,7 @@ use rollback_aws::{
     testing::{
         Refusal, Simulator,
         cloudformation::Snapshot,
+        cloudwatch::State as AlarmState,
         fault::{Fault, Trouble},
     },
 };
@@ -323,11 +324,25 @@ async fn a_rollback_trigger_that_would_undo_the_update_is_refused_before_it() {
     tokio::time::sleep(Duration::from_secs(1)).await;
     let found = looking(here("a:b")).await;
     assert_eq!(said(&found.refused), "");
-    assert!(said(&found.proved).contains("there and quiet: a:b") && !said(&found.not_provable).contains("quiet"));
+    assert!(
+        said(&found.proved).contains("rollback trigger a:b does not fire")
+            && !said(&found.not_provable).contains("quiet")
+    );
     shop.aws.alarm_at("a:b", shop.aws.clock().now());
     tokio::time::sleep(Duration::from_secs(1)).await;
     let found = looking(here("a:b")).await;
-    assert!(said(&found.refused).contains("rollback trigger a:b fires"), "{found:?}");
+    assert!(said(&found.refused).contains("rollback trigger a:b fires already"), "{found:?}");
+    shop.aws.cloudwatch().at("a:b", shop.aws.clock().now(), Some(AlarmState::InsufficientData));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let found = looking(here("a:b")).await;
+    assert!(said(&found.not_provable).contains("that rollback trigger a:b sees anything: it has no data"), "{found:?}");
+    assert!(!said(&found.proved).contains("a:b"), "{found:?}");
+    // Who may not look is told what to allow, and everything else that was found.
+    shop.aws.deny("cloudwatch:DescribeAlarms");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let found = looking(here("a:b")).await;
+    assert!(said(&found.refused).contains("cloudwatch:DescribeAlarms") && !found.proved.is_empty(), "{found:?}");
+    shop.aws.allow("cloudwatch:DescribeAlarms");
 
     let found = prove(&shop, &stack(here("a:b"))).await;
     assert!(said(&found.not_provable).contains("Stack::alarms looks") && found.refused.is_empty(), "{found:?}");

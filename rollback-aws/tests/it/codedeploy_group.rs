@@ -593,9 +593,9 @@ async fn what_speaks_against_a_start_is_said_before_anything_changes() {
     // An alarm that fires already, and one that is not there.
     let shop = Shop::new(Platform::Ecs).alarm();
     shop.aws.alarm_at("shop-errors", shop.aws.clock().now());
-    says(&prove(&shop, &all_at_once()).await, "refused: the alarm shop-errors fires already");
+    says(&prove(&shop, &all_at_once()).await, "refused: the group's alarm shop-errors fires already");
     shop.aws.cloudwatch().delete("shop-errors");
-    says(&prove(&shop, &all_at_once()).await, "names the alarm shop-errors, and there is none");
+    says(&prove(&shop, &all_at_once()).await, "refused: the group's alarm shop-errors is not there");
     // Alarms that stop, and nothing that rolls back.
     shop.aws.codedeploy().set(APP, GROUP, "autoRollbackConfiguration", json!({ "enabled": false }));
     says(
