@@ -156,7 +156,7 @@ impl Args {
         plan.with_deadlines(Deadlines { shift: self.within, ..Deadlines::default() })
     }
 
-    fn group(&self, account: &Account) -> Result<Group> {
+    fn group(&self, account: &Account, alarms: &Alarms) -> Result<Group> {
         let platform = match self.platform {
             Where::InPlace => Platform::InPlace,
             Where::BlueGreen => Platform::BlueGreen,
@@ -164,7 +164,7 @@ impl Args {
             Where::Lambda => Platform::Lambda,
         };
         let mut group = Group::new(&Poller::new(account).every(self.poll), &self.app, &self.group, platform)?;
-        group = group.alarms(&Alarms::new(account));
+        group = group.alarms(alarms);
         if let Some(name) = &self.config {
             group = group.config(name);
         }
@@ -193,9 +193,9 @@ impl Args {
         }
     }
 
-    fn target(&self, account: &Account, group: &Group) -> Result<Target> {
-        let (target, alarms) = (Target::new(self.id()?.as_str(), group.clone())?, Alarms::new(account));
-        watched(target, &alarms, self.watch.alarms.as_deref(), self.watch.probe.as_deref(), self.every)
+    fn target(&self, alarms: &Alarms, group: &Group) -> Result<Target> {
+        let target = Target::new(self.id()?.as_str(), group.clone())?;
+        watched(target, alarms, self.watch.alarms.as_deref(), self.watch.probe.as_deref(), self.every)
     }
 
     fn id(&self) -> Result<TargetId> {
@@ -215,16 +215,18 @@ async fn main() -> ExitCode {
 async fn policy(args: &Args, number: &str) -> Result<String> {
     let account = args.at.account().await?;
     // With the alarms that the gate asks for: the group looks at its own in the same way.
-    Ok(args.group(&account)?.policy(number).and(args.shelves(&account)).to_string())
+    Ok(args.group(&account, &Alarms::new(&account))?.policy(number).and(args.shelves(&account)).to_string())
 }
 
 async fn run(args: Args) -> Result<Option<Outcome>> {
     let (plan, candidate) = (args.plan()?, args.what.revision()?);
     let account = args.at.account().await?;
-    let group = args.group(&account)?;
+    // Read once for the gate and for the group's own.
+    let alarms = Alarms::new(&account);
+    let group = args.group(&account, &alarms)?;
     let id = args.id()?;
     let engine = args.keep.engine().await?;
-    engine.register(args.target(&account, &group)?)?;
+    engine.register(args.target(&alarms, &group)?)?;
     let left = args.keep.left(&engine).await?;
     // What an earlier run left is what keeps the group busy.
     if left.is_empty() {

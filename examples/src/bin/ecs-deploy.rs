@@ -117,7 +117,7 @@ impl Args {
             say(&format!("{}: {lacks}; it is set", service.name()));
         }
         service.set(&settings).await?;
-        Ok(Service::open(account, &self.service).await?.settings(settings))
+        Ok(Service::open(account, &self.service).await?.settle(self.settle).settings(settings))
     }
 
     fn target(&self, account: &Account, service: Service) -> Result<Target> {
