@@ -483,9 +483,7 @@ impl Service {
             Some(hook) if at.target == baseline => {
                 self.until_heard(|| self.answer_hook(&at.arn, hook, Action::Continue)).await
             }
-            None if at.target == candidate && matches!(at.phase.as_str(), "PENDING" | "IN_PROGRESS") => {
-                self.until_heard(|| self.stop(&at.arn)).await
-            }
+            None if at.goes_towards(candidate) => self.until_heard(|| self.stop(&at.arn)).await,
             _ if at.is_at_rest() || at.target != candidate && at.target != baseline => {
                 self.deploy_from(attempt, baseline).await
             }

@@ -242,8 +242,7 @@ impl Seen {
         })
     }
 
-    /// Whether the attempt is known to have been carried out. What may only be past being carried out is waited for: a stop of
-    /// a deployment that came to its end first.
+    /// Whether the attempt is known to have been carried out, or to be past it: a stop of a deployment that is over by now.
     pub(super) fn has_landed(&self, baseline: &str, candidate: &str, attempt: &Attempt) -> bool {
         let Some(then) = At::read(&attempt.version) else { return false };
         let wanted = if attempt.goal.is_forward() { candidate } else { baseline };
@@ -261,7 +260,9 @@ impl Seen {
             Some(_) => then.phase != now.phase,
             None => match self.place() {
                 Place::Towards(_) => false,
-                Place::Rest(it) | Place::Told(it) => it == wanted,
+                Place::Rest(it) | Place::Told(it) => {
+                    it == wanted || !attempt.goal.is_forward() && then.goes_towards(candidate)
+                }
                 Place::Broken(_) | Place::Back(_) => true,
             },
         }
@@ -332,6 +333,11 @@ impl At {
     /// The hook that waits.
     pub(super) fn hook(&self) -> Option<&str> {
         self.phase.strip_prefix(HOOK)
+    }
+
+    /// Whether a deployment of this is on its way, and waits for nobody: it can be stopped.
+    pub(super) fn goes_towards(&self, what: &str) -> bool {
+        self.target == what && matches!(self.phase.as_str(), "PENDING" | "IN_PROGRESS")
     }
 
     /// Whether nothing was on its way.

@@ -416,7 +416,12 @@ async fn settings_are_checked_and_on_request_set_and_the_rest_stays() {
     fleet.aws.alarm_at("errors", fleet.aws.clock().now());
     tokio::time::sleep(Duration::from_secs(1)).await;
     let found = prove(&fleet, &looking, "checkout:2", &all_at_once()).await;
-    assert!(found.refused[0].as_str().contains("ECS would listen to none of them"), "{found:?}");
+    assert!(
+        found.refused[0]
+            .as_str()
+            .contains("deployment alarm errors fires already: ECS would listen to none of its alarms"),
+        "{found:?}"
+    );
     let found = prove(&fleet, &opened, "checkout:2", &all_at_once()).await;
     assert!(found.not_provable.iter().any(|it| it.as_str().contains("Service::alarms looks")), "{found:?}");
 
@@ -621,6 +626,48 @@ async fn a_way_back_that_nobody_hears_is_asked_for_again_until_somebody_does() {
         panic!("ECS checks no versions")
     };
     assert_eq!(settle, Duration::from_secs(300), "as long as AWS takes a signed request");
+}
+
+/// By then users have met it for long enough: nobody waits until a stop that was late is past landing.
+#[tokio::test(start_paused = true)]
+async fn a_stop_that_comes_too_late_holds_up_no_deployment_of_the_baseline() {
+    for lost in [false, true] {
+        let fleet = Fleet::rolling();
+        let mut driver = Driver::new(&fleet).await;
+        driver.backend = Arc::new(fleet.service());
+        let all = Goal::Split(Weight::ALL);
+        let look = driver.look(all).await;
+        let update = driver.save(all, &look.version);
+        driver.send(&update).await.unwrap();
+        let look = loop {
+            let look = driver.look(Goal::Baseline).await;
+            if matches!(&look.progress, Progress::Due(it) if it.as_str().contains("stop the deployment")) {
+                break look;
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        };
+        let stop = driver.save(Goal::Baseline, &look.version);
+        if lost {
+            fleet.aws.fault(Fault::of("ecs:StopServiceDeployment", Trouble::LoseRequest).times(u64::MAX));
+            driver.send(&stop).await.unwrap_err();
+        }
+        while fleet.status() != "SUCCESSFUL" {
+            assert!(!driver.look(Goal::Baseline).await.landed, "there is something to stop");
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        if !lost {
+            assert_eq!(driver.send(&stop).await.unwrap_err().kind(), ErrorKind::Conflict);
+        }
+        let look = driver.look(Goal::Baseline).await;
+        assert!(
+            matches!(&look.progress, Progress::Due(it) if it.as_str().contains("deploy checkout:1 again")),
+            "{look:?}"
+        );
+        assert!(look.landed, "{lost}: there is nothing left to stop: {look:?}");
+        driver.drive(Goal::Baseline).await;
+        assert_eq!(fleet.running(), [("checkout:1".into(), 4)]);
+        assert_eq!(fleet.aws.ecs().deployments(SHOP.0, SHOP.1).len(), 3, "one each way");
+    }
 }
 
 /// ECS's alarm rollback and our gate, in either order and at once.

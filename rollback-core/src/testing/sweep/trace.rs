@@ -297,7 +297,7 @@ fn p6_an_unanswered_wish_is_not_repeated_before_it_is_seen_or_settled(
             let known = trace.landed(&other.nonce, place)
                 || refused(trace, earlier, place)
                 || trace.turned_away(&other.nonce, place)
-                || other.version != attempt.version && said_to_have_landed(trace, &other.nonce, place);
+                || other.version != attempt.version && past_landing(trace, &other.nonce, place);
             if !known && wall(line.at) < settles(other, settle) {
                 return Err(format!("P6: {} repeats {}, which may still land", attempt.nonce, other.nonce));
             }
@@ -306,10 +306,13 @@ fn p6_an_unanswered_wish_is_not_repeated_before_it_is_seen_or_settled(
     Ok(())
 }
 
-/// Whether a look said so. That is believed of a target that has moved on: what was asked of it as it was has no effect any
-/// more, whether it had one or not. Were that wrong, the sweep of late calls would see it land.
-fn said_to_have_landed(trace: &Trace, nonce: &Nonce, before: usize) -> bool {
-    trace.0[..before].iter().any(|line| matches!(&line.what, What::Looked { landed: Some(it), .. } if it == nonce))
+/// Whether a look before this place said so, and was right: nothing of it is carried out later. Said of a target that has
+/// moved on, on which what was asked of it as it was has no effect any more, whether it had one or not.
+fn past_landing(trace: &Trace, nonce: &Nonce, place: usize) -> bool {
+    let (before, after) = trace.0.split_at(place);
+    let said = |line: &Line| matches!(&line.what, What::Looked { landed: Some(it), .. } if it == nonce);
+    let lands = |line: &Line| matches!(&line.what, What::Landed { nonce: it, answer: Ok(()), .. } if it == nonce);
+    before.iter().any(said) && !after.iter().any(lands)
 }
 
 /// Whether the engine was told that the shift entered at this place had changed nothing.
