@@ -828,7 +828,12 @@ impl DeploymentBackend for Group {
         // other: the engine asks every two seconds, and a hundred groups may be going back at once.
         let back = (!goal.is_forward()).then(|| change.rollout.clone());
         let fresh = back.is_some() && self.known().back != back;
-        let seen = self.see(change, goal, fresh, last).await?;
+        let mut seen = self.see(change, goal, fresh, last).await?;
+        // Nor whether it is over: what has landed within that interval is not in there.
+        let ends = !fresh && !matches!(goal, Goal::Split(_));
+        if ends && seen.sight().judge(goal).0 == Progress::Reached {
+            seen = self.see(change, goal, true, last).await?;
+        }
         self.known().back = back;
         let sight = seen.sight();
         let (progress, _) = sight.judge(goal);

@@ -228,7 +228,6 @@ impl Group {
     /// An alarm that fires already stops a deployment within a second, and a pointless rollback follows (observed).
     #[cfg(feature = "cloudwatch")]
     async fn firing(&self, info: &DeploymentGroupInfo) -> Result<Readiness> {
-        use crate::cloudwatch::{DESCRIBE_ALARMS, State};
         let names = alarms_of(info);
         let mut ready = Readiness::default();
         if names.is_empty() {
@@ -237,18 +236,8 @@ impl Group {
         let Some(alarms) = &self.alarms else {
             return Ok(ready.not_provable("that none of the group's alarms fires already: Group::alarms looks"));
         };
-        let Some(found) = DESCRIBE_ALARMS.prove(&mut ready, alarms.states(&names).await)? else { return Ok(ready) };
-        for (name, state) in names.iter().zip(found) {
-            ready = match state {
-                State::Missing => ready.refused(format!("{self} names the alarm {name}, and there is none of this name")),
-                State::Several => ready.not_provable(format!("which alarm {name} is meant: there are several")),
-                State::Fires(why) => ready.refused(format!(
-                    "the alarm {name} fires already: CodeDeploy would stop the deployment within a second; it says: {why}"
-                )),
-                State::Blind(why) => ready.not_provable(format!("that the alarm {name} sees anything: {why}")),
-                State::Quiet => ready.proved(format!("the alarm {name} does not fire")),
-            };
-        }
+        let otherwise = "CodeDeploy would stop the deployment within a second";
+        alarms.prove(&mut ready, "the group's alarm", &names, otherwise).await?;
         Ok(ready)
     }
 
@@ -412,11 +401,7 @@ impl Group {
         let call = call.revision(candidate.artefact.write()).deployment_config_name(NEVER_WAS);
         let answer = match call.send().await {
             Ok(_) => {
-                ready.refused.push(
-                    "this endpoint deploys by a configuration that never was; it is not CodeDeploy, and an emulator that \
-                     checks nothing is no place for a rollout"
-                        .into(),
-                );
+                ready.refused.push(unchecked("deploys by a configuration that never was"));
                 return Ok(false);
             }
             Err(e) if e.as_service_error().is_some_and(|e| e.is_deployment_config_does_not_exist_exception()) => Ok(()),
@@ -433,7 +418,10 @@ impl Group {
         let nothing = RevisionLocation::builder().build();
         let call = self.client().register_application_revision().application_name(self.app()).revision(nothing);
         let answer = match call.send().await {
-            Ok(_) => Ok(()),
+            Ok(_) => {
+                ready.refused.push(unchecked("registers a revision that is none"));
+                return Ok(());
+            }
             Err(e)
                 if e.as_service_error()
                     .is_some_and(|e| e.is_revision_required_exception() || e.is_invalid_revision_exception()) =>
@@ -446,10 +434,16 @@ impl Group {
         if alarms_of(info).is_empty() {
             return Ok(());
         }
-        let call = self.client().update_deployment_group().application_name(self.app());
-        let call = call.current_deployment_group_name(self.name()).deployment_config_name(NEVER_WAS);
-        let answer = match call.send().await {
-            Ok(_) => Ok(()),
+        let update = || {
+            let call = self.client().update_deployment_group().application_name(self.app());
+            call.current_deployment_group_name(self.name())
+        };
+        let answer = match update().deployment_config_name(NEVER_WAS).send().await {
+            Ok(_) => {
+                ready.refused.push(unchecked("sets a group to a configuration that never was"));
+                let back = update().set_deployment_config_name(info.deployment_config_name.clone()).send().await;
+                return back.map(drop).map_err(|e| sorted(format_args!("setting {self} back to its configuration"), e));
+            }
             Err(e) if e.as_service_error().is_some_and(|e| e.is_deployment_config_does_not_exist_exception()) => Ok(()),
             Err(e) => Err(sorted(format_args!("setting {self} to a configuration that never was"), e)),
         };
@@ -549,6 +543,13 @@ fn proved_or_unknown(ready: &mut Readiness, permission: &Permission, answer: Res
         }
         answer => permission.prove(ready, answer).map(drop),
     }
+}
+
+/// What speaks against an endpoint that `does` what CodeDeploy refuses.
+fn unchecked(does: &str) -> Note {
+    Note::new(format!(
+        "this endpoint {does}; it is not CodeDeploy, and an emulator that checks nothing is no place for a rollout"
+    ))
 }
 
 /// Named as no configuration is.

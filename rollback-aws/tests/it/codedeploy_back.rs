@@ -385,6 +385,25 @@ async fn a_change_of_the_group_is_found_behind_many_deployments_to_instances_tha
     assert!(calls <= 6, "{calls} calls to read 121 deployments");
 }
 
+/// A call that was given up lands just before a look, and what was read before it would end the rollout.
+#[tokio::test(start_paused = true)]
+async fn a_way_back_is_not_over_by_what_was_read_before_a_late_call_landed() {
+    let shop = Shop::new(Platform::InPlace);
+    let mut driver = Driver::new(&shop).await;
+    let look = driver.look(FORWARD).await;
+    let attempt = driver.save(FORWARD, &look.version);
+    shop.aws.fault(Fault::of("codedeploy:CreateDeployment", Trouble::DelayRequest(seconds(60))));
+    let sent = tokio::time::Instant::now();
+    driver.send(&attempt).await.unwrap_err();
+    // Read a second before it lands, which is good for the looks of a poll's interval.
+    tokio::time::sleep_until(sent + seconds(59)).await;
+    assert_eq!(driver.look(Goal::Baseline).await.progress, Progress::Reached);
+    tokio::time::sleep(seconds(2)).await;
+    assert_eq!(shop.deployments().len(), 2);
+    let look = driver.look(Goal::Baseline).await;
+    assert_due(&look, "with rollback");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_gate_that_trips_as_the_deployment_ends_goes_back_at_once() {
     for after in 0..12 {

@@ -138,14 +138,15 @@ async fn every_kind_of_alarm_is_found_and_one_that_sees_nothing_is_named() {
     hands.log_alarm("shop-errors");
     let found = prove(&shop, &shop.group(), &all_at_once()).await;
     assert_eq!(found.refused, [], "{}", told(&found));
-    assert!(told(&found).contains("proved: the alarm shop-errors does not fire"), "{}", told(&found));
+    assert!(told(&found).contains("proved: the group's alarm shop-errors does not fire"), "{}", told(&found));
 
     hands.delete("shop-errors");
     hands.alarm("shop-errors");
     hands.evaluation("shop-errors", Some("PARTIAL_DATA"));
     let found = prove(&shop, &shop.group(), &all_at_once()).await;
     assert!(
-        told(&found).contains("not provable: that the alarm shop-errors sees anything: its evaluation is PARTIAL_DATA"),
+        told(&found)
+            .contains("not provable: that the group's alarm shop-errors sees anything: its evaluation is PARTIAL_DATA"),
         "{}",
         told(&found)
     );
@@ -155,7 +156,7 @@ async fn every_kind_of_alarm_is_found_and_one_that_sees_nothing_is_named() {
     assert!(told(&found).contains("sees anything: it has no data"), "{}", told(&found));
     hands.at("shop-errors", shop.aws.clock().now(), Some(State::Alarm));
     let found = prove(&shop, &shop.group(), &all_at_once()).await;
-    assert!(told(&found).contains("refused: the alarm shop-errors fires already"), "{}", told(&found));
+    assert!(told(&found).contains("refused: the group's alarm shop-errors fires already"), "{}", told(&found));
     shop.aws.deny("cloudwatch:DescribeAlarms");
     let found = prove(&shop, &shop.group(), &all_at_once()).await;
     assert!(found.refused[0].as_str().contains("cloudwatch:DescribeAlarms"), "{}", told(&found));
@@ -216,4 +217,26 @@ async fn a_hooks_answer_that_was_lost_is_given_again_and_one_too_many_is_refused
     assert_eq!(hook.answer(true).await.unwrap_err().kind(), ErrorKind::Conflict);
     tokio::time::sleep(Duration::from_secs(30)).await;
     assert_eq!(shop.aws.codedeploy().deployment(&id)["status"], "Succeeded");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_takes_what_codedeploy_refuses_is_no_place_for_a_rollout() {
+    let shop = Shop::new(Platform::InPlace).alarm();
+    let config = || shop.aws.codedeploy().setting(APP, GROUP, "deploymentConfigName");
+    let before = config();
+    for (call, does) in [
+        ("CreateDeployment", "deploys by a configuration that never was"),
+        ("RegisterApplicationRevision", "registers a revision that is none"),
+        ("UpdateDeploymentGroup", "sets a group to a configuration that never was"),
+    ] {
+        let taken = Trouble::Page { status: 200, body: "{}" };
+        shop.aws.fault(Fault::of(format!("codedeploy:{call}"), taken));
+        let updates = shop.aws.calls().get("codedeploy:UpdateDeploymentGroup").copied().unwrap_or_default();
+        let found = prove(&shop, &shop.group(), &all_at_once()).await;
+        assert!(told(&found).contains(&format!("refused: this endpoint {does}")), "{call}: {}", told(&found));
+        if call == "UpdateDeploymentGroup" {
+            assert_eq!(shop.aws.calls()["codedeploy:UpdateDeploymentGroup"], updates + 2, "it is put back");
+        }
+        assert_eq!(config(), before);
+    }
 }
