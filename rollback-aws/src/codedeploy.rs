@@ -289,7 +289,8 @@ impl Group {
         self
     }
 
-    /// How long an unanswered call may still land; five minutes at first: so long AWS takes a signed request.
+    /// How long an unanswered call may still land; five minutes at first: so long AWS takes a signed request. A stop and a
+    /// continuation of the way back do not wait for it: they name their deployment.
     #[must_use]
     pub const fn settle(mut self, time: Duration) -> Self {
         self.settle = time;
@@ -836,8 +837,10 @@ impl DeploymentBackend for Group {
         }
         self.known().back = back;
         let sight = seen.sight();
-        let (progress, _) = sight.judge(goal);
-        let mut look = Observed::new(progress, seen.version()?).parts(sight.parts());
+        let (progress, act) = sight.judge(goal);
+        // It names its deployment.
+        let repeatable = matches!(act, Some(Act::Stop { .. } | Act::Continue { .. }));
+        let mut look = Observed::new(progress, seen.version()?).parts(sight.parts()).repeatable(repeatable);
         let refused = self.known().refused.clone();
         look = look.landed(last.is_some_and(|last| seen.landed(last) || refused.as_ref() == Some(&last.nonce)));
         if !goal.is_forward() && matches!(self.platform, Platform::InPlace) {

@@ -226,8 +226,8 @@ impl Service {
     /// After this time an unanswered update is taken as never to land; five minutes unless told otherwise, which is how long
     /// AWS takes a signed request. With less an update that was under way for longer may undo what came after it.
     ///
-    /// The way back rarely waits for it: an answer to a hook and a stop name what they are for, so they are sent again until
-    /// they are heard, for half of this time.
+    /// An answer to a hook and a stop name what they are for. On the way back they do not wait for it, and are sent again until
+    /// they are heard.
     #[must_use]
     pub const fn settle(mut self, time: Duration) -> Self {
         self.settle = time;
@@ -458,7 +458,8 @@ impl Service {
     }
 
     /// Sends again what names the one thing that it is for, and so can be sent twice, while nobody answers: users meet the
-    /// candidate until it is heard. What is not heard in half of the settle time is left to the next look.
+    /// candidate until it is heard. What is not heard in half of the settle time is left to the next look, which may find
+    /// that it is not due any more.
     async fn until_heard<F: Future<Output = Result<()>>>(&self, send: impl Fn() -> F) -> Result<()> {
         let until = Instant::now() + self.settle / 2;
         loop {
@@ -542,7 +543,10 @@ impl DeploymentBackend for Service {
             }
         };
         let landed = last.is_some_and(|last| seen.has_landed(baseline, candidate, last));
-        let look = Observed::new(progress, seen.at().version()?).parts(parts).landed(landed);
+        let at = seen.at();
+        let look = Observed::new(progress, at.version()?).parts(parts).landed(landed);
+        // It names its hook, or its deployment.
+        let look = look.repeatable(at.hook().is_some() || at.goes_towards(candidate));
         Ok(match seen.weight(baseline, candidate) {
             Some(weight) => look.weight(weight),
             None => look,

@@ -400,6 +400,10 @@ pub struct Observed {
     /// Whether the attempt that was passed in is known to have landed: its nonce was seen, or an effect that no other
     /// call of this rollout can have had; or what it was about is over, so that it can have none any more. When in doubt, no.
     pub landed: bool,
+    /// Whether what is due may be asked for again while an earlier call may still land: it names the one thing that it is for
+    /// (a deployment to stop, a hook to answer), and once that is done it changes nothing. Heeded on the way back alone,
+    /// where versions are not checked: users meet the candidate until it is heard. When in doubt, no.
+    pub repeatable: bool,
     /// What a rollback did not bring back (configuration, add-ons, schema).
     pub not_restored: Vec<Note>,
 }
@@ -407,7 +411,15 @@ pub struct Observed {
 impl Observed {
     /// A look that saw this progress at this version, and nothing more.
     pub const fn new(progress: Progress, version: Version) -> Self {
-        Self { progress, version, weight: None, parts: Vec::new(), landed: false, not_restored: Vec::new() }
+        Self {
+            progress,
+            version,
+            weight: None,
+            parts: Vec::new(),
+            landed: false,
+            repeatable: false,
+            not_restored: Vec::new(),
+        }
     }
 
     /// With the candidate's share of traffic.
@@ -428,6 +440,13 @@ impl Observed {
     #[must_use]
     pub const fn landed(mut self, landed: bool) -> Self {
         self.landed = landed;
+        self
+    }
+
+    /// With whether what is due may be asked for again before an earlier call is past landing.
+    #[must_use]
+    pub const fn repeatable(mut self, repeatable: bool) -> Self {
+        self.repeatable = repeatable;
         self
     }
 

@@ -63,7 +63,8 @@ pub struct Rollout {
     /// When the attempts before it are past landing, on an API that checks no versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unsettled: Option<Timestamp>,
-    /// When it was taken over from a driver that did not release it, and may have gone back without a save.
+    /// Since when a call towards the baseline that is not the attempt may be on its way: of a driver that did not release the
+    /// rollout and may have gone back without a save, or an attempt that was repeated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inherited: Option<Timestamp>,
     /// The effect asked for last, and how often running.

@@ -540,7 +540,8 @@ impl State {
         }
     }
 
-    /// P6: on an API that checks no versions, the same wish is not sent twice before the first is seen.
+    /// P6: on an API that checks no versions, the same wish is not sent twice before the first is seen. P12: unless it is one
+    /// of the way back that has its effect once, however often it is sent.
     fn ask(&self, terms: Terms<'_>, look: &Observed, past: &Past<'_>, effect: &Effect) -> Turn {
         if past.repeats_the_unknown(self.goal(terms.plan), look) {
             Turn::Wait(Some(Note::new("an earlier call may still land")))
@@ -701,9 +702,10 @@ pub struct Past<'a> {
     pub closed: bool,
     /// When all attempts before the last are past landing; only on APIs that check no versions.
     pub unsettled: Option<Timestamp>,
-    /// When the rollout was taken over from a driver that did not release it: that one may have gone ahead with a
-    /// rollback that no record shows. `None` for a rollout of one's own and, where versions are checked, from the first
-    /// attempt after the takeover on.
+    /// Since when a call towards the baseline may be on its way that is not the last attempt. Either the rollout was taken
+    /// over then from a driver that did not release it, and may have gone ahead with a rollback that no record shows; or an
+    /// attempt of then was not waited for, because what was due could be repeated. `None` for neither and, where versions
+    /// are checked, from the first attempt after the takeover on.
     pub inherited: Option<Timestamp>,
     /// How the target treats versions.
     pub versions: Versions,
@@ -758,8 +760,12 @@ impl Past<'_> {
 
     fn repeats_the_unknown(&self, goal: Option<Goal>, look: &Observed) -> bool {
         let Versions::Unchecked { settle } = self.versions else { return false };
+        let back = goal == Some(Goal::Baseline);
+        if back && look.repeatable {
+            return false;
+        }
         // The only goal that is ever asked for without a save.
-        let unsaved = self.inherited.filter(|_| goal == Some(Goal::Baseline)).map(|at| past_landing(at, settle));
+        let unsaved = self.inherited.filter(|_| back).map(|at| past_landing(at, settle));
         let last = self.last.filter(|last| Some(last.goal) == goal && !self.closed && !look.landed);
         last.map(|last| settles(last, settle)).max(unsaved).is_some_and(|at| self.now < at)
     }
@@ -1229,6 +1235,16 @@ mod tests {
         let inherited = |now| Past { inherited: Some(at(0)), ..unchecked(None, now) };
         assert_eq!((heed(&back, false, inherited(29)), heed(&back, false, inherited(30))), ("wait", "shift"));
         assert_eq!(heed(&State::Promoting, false, inherited(1)), "shift");
+        // What has its effect once is not waited with; on the way back.
+        let due = || look(Progress::Due("w".into()), "v1").repeatable(true);
+        for past in [unchecked(Some(&same), 1), inherited(1)] {
+            assert_eq!(turn(&back.heed(terms(&plan), &due(), &past)), "shift");
+        }
+        let again = unchecked(Some(&forward), 1);
+        assert_eq!(turn(&State::Promoting.heed(terms(&plan), &due(), &again)), "wait");
+        // That it is over is not said before all calls are past landing.
+        let over = look(Progress::Reached, "v1").repeatable(true);
+        assert_eq!(turn(&back.heed(terms(&plan), &over, &unchecked(Some(&same), 1))), "wait");
     }
 
     #[test]

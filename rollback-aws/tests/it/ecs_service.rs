@@ -21,10 +21,10 @@ use rollback_core::{
     model::{Change, Goal, Progress, Revision, Serves, Weight},
     plan::{Deadlines, Plan},
     state::{State, Versions},
-    store::Memory,
+    store::{Memory, Store as _},
     testing::{
         backend::{self, Bench, Driver, Outcome},
-        gates::Scripted,
+        gates::{Answer, Scripted},
         sweep::{Scenario, Sweep},
     },
 };
@@ -667,6 +667,50 @@ async fn a_stop_that_comes_too_late_holds_up_no_deployment_of_the_baseline() {
         driver.drive(Goal::Baseline).await;
         assert_eq!(fleet.running(), [("checkout:1".into(), 4)]);
         assert_eq!(fleet.aws.ecs().deployments(SHOP.0, SHOP.1).len(), 3, "one each way");
+    }
+}
+
+/// A process died at the canary, and the next cannot know what it had sent. The traffic does not wait until that has settled.
+#[tokio::test(start_paused = true)]
+async fn who_takes_a_rollout_over_returns_the_traffic_at_once() {
+    for fleet in [Fleet::canary(), Fleet::unpaused()] {
+        let paused = fleet.shape.is_paused();
+        let engine = |store: &Memory, gate: &Scripted| {
+            let engine = Engine::builder(store.clone()).clock(fleet.aws.clock().clone()).build().unwrap();
+            let target = Target::new("shop/checkout", fleet.service()).unwrap();
+            engine.register(target.gate(gate.clone(), Policy::default())).unwrap();
+            engine
+        };
+        let plan = if paused { Plan::canary([10, 100], Duration::from_secs(600)).unwrap() } else { all_at_once() };
+        let (first, gate) = (Memory::new(), Scripted::healthy("errors"));
+        let died = engine(&first, &gate);
+        let new = NewRollout::new("shop/checkout", Revision::new("checkout:2").unwrap(), plan).unwrap();
+        let handle = died.start(new).await.unwrap();
+        while handle.status().weight.is_none_or(|weight| weight == Weight::NONE) {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        // The record as it was left, in a store where the process that wrote it beats no more.
+        let (record, _) = first.load(handle.id()).await.unwrap();
+        died.shutdown(Duration::from_secs(5)).await;
+        let second = Memory::new();
+        second.create(&record).await.unwrap();
+        let next = engine(&second, &gate);
+        let handle = next.resume_all().await.unwrap().handles.remove(0);
+        let tripped = fleet.aws.clock().now();
+        gate.set(Answer::Unhealthy);
+        gate.wake();
+        while !fleet.status().starts_with("ROLLBACK_") {
+            let took = fleet.aws.clock().now().duration_since(tripped);
+            assert!(took.as_secs() < 15, "{paused}: {} has the traffic for {took:#} more", fleet.status());
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        let ended = handle.finished().await;
+        assert!(matches!(ended.rollout.state, State::RolledBack { .. }), "{ended}");
+        assert_eq!(fleet.running(), [("checkout:1".into(), 4)]);
+        let deployments = fleet.aws.ecs().deployments(SHOP.0, SHOP.1).len();
+        assert_eq!(deployments, 2, "one deployment, taken back once");
+        next.shutdown(Duration::from_secs(5)).await;
     }
 }
 

@@ -33,7 +33,7 @@ use crate::{
     wake::Bell,
 };
 
-/// How often the same effect may be due running before it counts as failed.
+/// How often the same effect may be due within one state before it counts as failed.
 const TRIES: u32 = 8;
 /// A rollback keeps trying longer: its deadline is the real bound.
 const TRIES_BACK: u32 = 64;

@@ -144,6 +144,7 @@ pub const PROMISES: &[(&str, Promise)] = &[
     ("a_call_from_before_a_rollback_is_refused_after_it", |bench| {
         Box::pin(a_call_from_before_a_rollback_is_refused_after_it(bench))
     }),
+    ("what_is_repeatable_has_its_effect_once", |bench| Box::pin(what_is_repeatable_has_its_effect_once(bench))),
     ("drift_is_told", |bench| Box::pin(drift_is_told(bench))),
     ("nothing_sealed_is_printed", |bench| Box::pin(nothing_sealed_is_printed(bench))),
 ];
@@ -596,6 +597,51 @@ pub async fn a_call_from_before_a_rollback_is_refused_after_it(bench: &dyn Bench
         }
         let baseline = driver.change.baseline.clone();
         driver.assert_serves(&baseline, "after a late call was refused").await;
+    }
+    Outcome::Kept
+}
+
+/// What is said to be repeatable on the way back is: sent again at once, and again when the baseline is back, it changes
+/// nothing. Kept where nothing is said to be.
+///
+/// # Panics
+/// When it is broken.
+pub async fn what_is_repeatable_has_its_effect_once(bench: &dyn Bench) -> Outcome {
+    bench.reset().await;
+    let ladder = weights(&Driver::new(bench).await.backend.capabilities());
+    let highest = *ladder.last().expect("100 % is always possible");
+    // Before anything has arrived, and at each weight.
+    for place in [None].into_iter().chain(ladder.into_iter().map(Some)) {
+        bench.reset().await;
+        let mut driver = Driver::new(bench).await;
+        if let Some(weight) = place {
+            driver.drive(Goal::Split(weight)).await;
+        } else {
+            let version = driver.look(Goal::Split(highest)).await.version;
+            let forward = driver.save(Goal::Split(highest), &version);
+            driver.send(&forward).await.unwrap_or_else(|e| panic!("a first shift fails: {}", e.chain()));
+        }
+        let look = driver.look(Goal::Baseline).await;
+        if !(look.repeatable && matches!(look.progress, Progress::Due(_))) {
+            continue;
+        }
+        let [first, again, late] = [(); 3].map(|()| driver.save(Goal::Baseline, &look.version));
+        driver.send(&first).await.unwrap_or_else(|e| panic!("a repeatable shift fails: {}", e.chain()));
+        let harmless = |answer: Result<()>, when: &str| {
+            if let Err(e) = answer {
+                assert!(e.changed_nothing(), "a repeatable shift sent again {when} fails: {}", e.chain());
+            }
+        };
+        harmless(driver.send(&again).await, "at once");
+        driver.drive(Goal::Baseline).await;
+        harmless(driver.send(&late).await, "when the baseline is back");
+        for _ in 0..3 {
+            let look = driver.look(Goal::Baseline).await;
+            assert_eq!(look.progress, Progress::Reached, "a repeatable shift sent again undid the rollback");
+            bench.settle().await;
+        }
+        let baseline = driver.change.baseline.clone();
+        driver.assert_serves(&baseline, "after a repeatable shift was sent again").await;
     }
     Outcome::Kept
 }

@@ -126,6 +126,7 @@ async fn every_lie_is_found_out_by_the_promise_it_breaks() {
         (Lie::VersionsAreIgnored, any(), LATE, "after the rollback, was accepted"),
         (Lie::ConflictIsUnavailable, any(), "a_stale_version_moves_nothing", "must be refused as Conflict"),
         (Lie::ChecksThenActs, any(), "of_two_drivers_one_is_refused", "one must be refused"),
+        (Lie::UndoesTheUndone, loose(), "what_is_repeatable_has_its_effect_once", "undid the rollback"),
         (Lie::DriftIsPatience, any(), "drift_is_told", "somebody changed the target"),
         (Lie::DebugTellsAll, any(), "nothing_sealed_is_printed", "Debug of the backend prints"),
         (Lie::ErrorsTellAll, any(), "nothing_sealed_is_printed", "an error prints"),
@@ -435,6 +436,8 @@ enum Lie {
     ConflictIsUnavailable,
     /// Compares the version, and then writes unconditionally.
     ChecksThenActs,
+    /// Undoes whatever was done last, and says that this may be repeated.
+    UndoesTheUndone,
     DriftIsPatience,
     DebugTellsAll,
     ErrorsTellAll,
@@ -570,6 +573,7 @@ impl DeploymentBackend for LyingBackend {
             Lie::EverythingHasLanded => look.landed = last.is_some(),
             Lie::NothingHasLanded => look.landed = false,
             Lie::VersionIsTheContent => look.version = self.liar.content(),
+            Lie::UndoesTheUndone => look.repeatable = true,
             Lie::DriftIsPatience if matches!(look.progress, Progress::Drifted(_)) => {
                 look.progress = Progress::Underway("waiting".into());
             }
@@ -611,6 +615,10 @@ impl DeploymentBackend for LyingBackend {
                     return Err(Error::invalid("nothing to do"));
                 }
                 fake.shift(change, goal, attempt).await
+            }
+            Lie::UndoesTheUndone if goal == Goal::Baseline && fake.only("v1") => {
+                self.write(change, Goal::Split(Weight::ALL)).await;
+                Ok(())
             }
             Lie::VersionIsTheContent => {
                 if attempt.version != self.liar.content() {

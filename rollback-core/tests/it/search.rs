@@ -11,7 +11,7 @@ use std::{
 
 use rollback_core::state::{Abandonment, State};
 
-use self::world::{Budget, Machine, Rules, Serving, Spends, Step, World};
+use self::world::{Budget, Call, Machine, Rules, Serving, Spends, Step, World};
 
 /// What a search found.
 struct Found {
@@ -119,8 +119,10 @@ fn broken(machine: &Machine, before: &World, step: Step, after: &World) -> Optio
     {
         return Some("P5: a driver whose rollout was taken over asks for nothing more");
     }
-    if let Some(call) = sent.filter(|_| !machine.rules.checked)
-        && before.under_way.iter().flatten().any(|earlier| earlier.goal == call.goal)
+    // What names what it is for is none of them: it has its effect once.
+    let unnamed = |call: &&Call| !machine.rules.checked && !machine.rules.names(call.goal, call.effect);
+    if let Some(call) = sent.filter(unnamed)
+        && before.under_way.iter().flatten().filter(unnamed).any(|earlier| earlier.goal == call.goal)
     {
         return Some("P6: the same goal is not asked for twice while the first may still land");
     }
@@ -225,6 +227,14 @@ fn the_search_finds_no_violation_where_versions_are_not_checked() {
     finds_nothing(UNCHECKED, &[100], Budget { aborts: 1, expiries: 1, takeovers: 1, ..Budget::NONE });
 }
 
+#[test]
+fn the_search_finds_no_violation_where_what_returns_the_traffic_names_what_it_is_for() {
+    let named = Rules { named: true, ..UNCHECKED };
+    finds_nothing(named, &[50, 100], CRASH);
+    finds_nothing(named, &[100], OUTAGE);
+    finds_nothing(named, &[100], Budget { aborts: 1, expiries: 1, takeovers: 1, ..Budget::NONE });
+}
+
 /// The same with more trouble in one history. Minutes without optimization, so only on request:
 /// `cargo test --release --test it -- --ignored the_search`.
 #[test]
@@ -268,6 +278,11 @@ fn a_driver_that_takes_over_must_reckon_with_a_rollback_that_was_not_saved() {
     // An unsaved rollback lands after the next driver has promoted, or is asked for a second time.
     finds("P2", Rules { inherits: false, ..CHECKED }, &[100], OUTAGE);
     finds("P6", Rules { inherits: false, ..UNCHECKED }, &[100], OUTAGE);
+}
+
+#[test]
+fn what_was_repeated_must_be_reckoned_with_by_what_cannot_be() {
+    finds("P6", Rules { named: true, carries: false, ..UNCHECKED }, &[50, 100], CRASH);
 }
 
 #[test]

@@ -147,6 +147,10 @@ impl Driver {
         if let (Versions::Unchecked { settle }, Some(old), false) = (versions, &rollout.attempt, rollout.attempt_closed)
         {
             rollout.unsettled = rollout.unsettled.max(Some(settles(old, settle)));
+            if !(old.goal.is_forward() || goal.is_forward()) {
+                // What could be repeated came before it was settled. The next that cannot be waits for it all the same.
+                rollout.inherited = rollout.inherited.max(Some(old.at));
+            }
         }
         if versions == Versions::Checked {
             // This attempt spends whatever version an unsaved call of the driver before may carry.

@@ -465,6 +465,7 @@ impl DeploymentBackend for Tapped<dyn DeploymentBackend> {
             goal,
             progress: look.as_ref().map(|look| look.progress.clone()).map_err(Error::kind),
             weight: look.as_ref().ok().and_then(|look| look.weight),
+            repeatable: look.as_ref().is_ok_and(|look| look.repeatable),
             landed: last.filter(|_| look.as_ref().is_ok_and(|look| look.landed)).map(|last| last.nonce.clone()),
         });
         // The worst that a late call can do: land when the look is over and not yet heard of.

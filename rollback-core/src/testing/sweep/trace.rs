@@ -46,6 +46,8 @@ pub(super) enum What {
         goal: Goal,
         progress: Result<Progress, ErrorKind>,
         weight: Option<Weight>,
+        /// Whether what is due has its effect once, however often it is sent.
+        repeatable: bool,
         /// The attempt that the look said has landed.
         landed: Option<Nonce>,
     },
@@ -297,7 +299,8 @@ fn p6_an_unanswered_wish_is_not_repeated_before_it_is_seen_or_settled(
             let known = trace.landed(&other.nonce, place)
                 || refused(trace, earlier, place)
                 || trace.turned_away(&other.nonce, place)
-                || other.version != attempt.version && past_landing(trace, &other.nonce, place);
+                || other.version != attempt.version && past_landing(trace, &other.nonce, place)
+                || goal == Goal::Baseline && (is_repeatable(trace, earlier) || is_repeatable(trace, place));
             if !known && wall(line.at) < settles(other, settle) {
                 return Err(format!("P6: {} repeats {}, which may still land", attempt.nonce, other.nonce));
             }
@@ -313,6 +316,16 @@ fn past_landing(trace: &Trace, nonce: &Nonce, place: usize) -> bool {
     let said = |line: &Line| matches!(&line.what, What::Looked { landed: Some(it), .. } if it == nonce);
     let lands = |line: &Line| matches!(&line.what, What::Landed { nonce: it, answer: Ok(()), .. } if it == nonce);
     before.iter().any(said) && !after.iter().any(lands)
+}
+
+/// Whether the last look before this place said that what is due has its effect once, however often it is sent. Whether that is
+/// so is for the promises of a backend.
+fn is_repeatable(trace: &Trace, place: usize) -> bool {
+    let looks = trace.0[..place].iter().filter_map(|line| match &line.what {
+        What::Looked { begun, repeatable, goal: Goal::Baseline, .. } => Some((*begun, *repeatable)),
+        _ => None,
+    });
+    looks.max_by_key(|(begun, _)| *begun).is_some_and(|(_, repeatable)| repeatable)
 }
 
 /// Whether the engine was told that the shift entered at this place had changed nothing.

@@ -35,6 +35,11 @@ pub(super) struct Rules {
     pub(super) seen_by_effect: bool,
     /// Whether a look that saw the last attempt land closes it for good.
     pub(super) seeing_closes: bool,
+    /// Whether what returns the traffic names what it is for, on a target that checks no versions: it lands on nothing else,
+    /// and may be repeated.
+    pub(super) named: bool,
+    /// Whether a call that was not waited for, because what was due could be repeated, is reckoned with later.
+    pub(super) carries: bool,
 }
 
 /// When an accepted shift changes the target's version.
@@ -58,7 +63,16 @@ impl Rules {
         inherits: true,
         seen_by_effect: false,
         seeing_closes: true,
+        named: false,
+        carries: true,
     };
+}
+
+impl Rules {
+    /// Whether this effect names what it is for.
+    pub(super) fn names(self, goal: Goal, effect: Serving) -> bool {
+        self.named && goal == Goal::Baseline && effect == Serving::Split(0)
+    }
 }
 
 /// How often each kind of trouble may strike in one history.
@@ -102,7 +116,7 @@ impl Serving {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Call {
     pub(super) goal: Goal,
-    effect: Serving,
+    pub(super) effect: Serving,
     version: u8,
     nonce: u8,
     age: u8,
@@ -346,7 +360,8 @@ impl Machine {
         let look = Observed::new(progress, name(self.version(world.serving)))
             .weight(Weight::try_from(weight).expect("a weight"))
             .parts(parts)
-            .landed(key.3);
+            .landed(key.3)
+            .repeatable(Self::due(goal, world.serving).is_some_and(|effect| rules.names(goal, effect)));
         let past = Past {
             last: last.as_ref().filter(|_| !believe),
             closed: record.closed,
@@ -381,12 +396,15 @@ impl Machine {
             Goal::Candidate => Serving::Candidate,
             Goal::Baseline => Serving::Baseline,
         };
-        let nonce = if self.rules.checked {
-            OLD
+        let effect = Self::due(goal, world.serving).unwrap_or(spend);
+        let named = self.rules.names(goal, effect);
+        let nonce = if self.rules.checked || named {
+            // Calls that name the same thing are one.
+            OLD - world.serving.rank() * u8::from(named)
         } else {
             (1..).find(|n| world.nonce != *n && world.calls().all(|c| c.nonce != *n)).expect("few are in use")
         };
-        let (effect, version) = (Self::due(goal, world.serving).unwrap_or(spend), self.version(world.serving));
+        let version = if named { world.serving.rank() } else { self.version(world.serving) };
         record.last = Some(Call { goal, effect, version, nonce, age: 0 });
         record.closed = false;
         record
@@ -421,7 +439,10 @@ impl Machine {
             never.under_way[at] = None;
             let mut lands = never;
             if !self.rules.checked {
-                (lands.serving, lands.nonce) = (call.effect, call.nonce);
+                // What names something else than what is there is taken, and has no effect.
+                if !self.rules.names(call.goal, call.effect) || call.version == w.serving.rank() {
+                    (lands.serving, lands.nonce) = (call.effect, call.nonce);
+                }
                 let mut answered = lands;
                 answered.close(call.nonce);
                 out.push((Step::LandAndAnswer(at), answered));
@@ -489,7 +510,7 @@ impl Machine {
             let mut then = w;
             match self.look(&w, &local, me.inherited) {
                 Do::Wait => then.drivers[d].local = Some(seen),
-                Do::Shift => then.drivers[d].doing = Some((self.attempt(&w, seen), true)),
+                Do::Shift => then.drivers[d].shift(&seen, self.attempt(&w, seen), self.rules),
                 Do::Become(state) => then.drivers[d].doing = Some((Record { state, ..seen }, false)),
             }
             out.push((Step::Look(d), then));
@@ -583,10 +604,22 @@ impl Machine {
             if matches!(self.state(state), State::RollingBack { .. })
                 && let Do::Shift = self.look(&w, &record, w.drivers[d].inherited)
             {
-                then.drivers[d].doing = Some((self.attempt(&w, record), true));
+                then.drivers[d].shift(&record, self.attempt(&w, record), self.rules);
                 out.push((Step::Hear(d, heard), then));
             }
         }
+    }
+}
+
+impl Driver {
+    /// It is about to save this attempt, and to send it.
+    fn shift(&mut self, before: &Record, attempt: Record, rules: Rules) {
+        let back = |call: &Call| call.goal == Goal::Baseline;
+        let old = before.last.filter(|old| !before.closed && back(old) && attempt.last.as_ref().is_some_and(back));
+        if let Some(old) = old.filter(|_| rules.carries && !rules.checked) {
+            self.inherited = Some(self.inherited.map_or(old.age, |age| age.min(old.age)));
+        }
+        self.doing = Some((attempt, true));
     }
 }
 
@@ -601,7 +634,10 @@ impl World {
     }
 
     fn send(&mut self, call: Call) {
-        if call.age < SETTLE && !self.under_way.contains(&Some(call)) {
+        let same = |it: &&mut Call| Call { age: call.age, ..**it } == call;
+        if let Some(earlier) = self.under_way.iter_mut().flatten().find(same) {
+            earlier.age = earlier.age.min(call.age);
+        } else if call.age < SETTLE {
             let free = self.under_way.iter_mut().find(|slot| slot.is_none());
             *free.expect("few calls are under way at once") = Some(call);
         }
