@@ -679,7 +679,10 @@ impl Workload {
             let seen = share(self.kind, object, serves, convergence(self.kind, object) == Convergence::Done);
             return Ok(Observed { progress: Progress::Due(what.into()), ..self.with_share(look, seen) });
         }
-        let stands = convergence(self.kind, object);
+        let stands = match finds_alone(self.kind, goal, last, object) {
+            true => Convergence::Done,
+            false => convergence(self.kind, object),
+        };
         let seen = share(self.kind, object, serves, stands == Convergence::Done);
         let progress = match stands {
             Convergence::Done if goal.is_forward() && convergence::wanted(self.kind, object) == 0 => {
@@ -733,6 +736,15 @@ impl Workload {
         }
         Ok(notes)
     }
+}
+
+/// Whether a look that is to find the baseline finds its template alone, ready or not. Before anything was asked for there
+/// is nothing that its controller could still have to do: a pod that is not ready now is what may have to be mended.
+fn finds_alone(kind: Kind, goal: Goal, last: Option<&Attempt>, object: &Value) -> bool {
+    goal == Goal::Baseline
+        && last.is_none()
+        && convergence::mixed(kind, object).is_none()
+        && convergence::never(kind, object).is_none()
 }
 
 /// The candidate's share of the pods. One pod is never rounded to nothing, nor all but one to all.

@@ -11,7 +11,7 @@ use rollback_core::{
     plan::{Deadlines, Plan},
     state::{Cause, Refusal, State},
     store::Memory,
-    testing::backend::Bench,
+    testing::backend::{Bench, Driver},
 };
 use rollback_k8s::{
     Watches, Workload,
@@ -213,6 +213,41 @@ async fn what_speaks_against_the_start_is_said_before_anything_changes() {
         let writes = |line: &String| line.starts_with("PATCH") && !line.contains("dryRun=All");
         assert_eq!(cluster.requests().iter().find(|line| writes(line)), None, "{what}");
     }
+}
+
+/// One crashes over and over, and somebody deploys what mends it. Once it was asked for, what is back is back whole.
+#[tokio::test(start_paused = true)]
+async fn a_workload_with_a_pod_that_is_not_ready_is_rolled_out_and_back_is_only_where_all_are_ready() {
+    for kind in [Kind::Deployment, Kind::StatefulSet, Kind::DaemonSet] {
+        let mut scene = Scene::new(kind).await;
+        scene.manifest["spec"]["podManagementPolicy"] = json!("Parallel");
+        scene.manifest["spec"]["template"]["spec"]["containers"][0]["image"] = json!("shop:ailing");
+        scene.reset().await;
+        scene.candidate = scene.workload().images([("web", "shop:2")]).await.unwrap();
+        let outcome = roll_out(scene.workload(), scene.candidate(), false).await;
+        assert_eq!(outcome.rollout.state, State::Promoted, "{kind:?}: {outcome}");
+
+        scene.reset().await;
+        let mut driver = Driver::new(&scene).await;
+        driver.drive(Goal::Split(Weight::ALL)).await;
+        let version = driver.look(Goal::Baseline).await.version;
+        let back = driver.save(Goal::Baseline, &version);
+        driver.send(&back).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let look = driver.look(Goal::Baseline).await;
+        let Progress::Underway(why) = &look.progress else { panic!("{kind:?}: {look:?}") };
+        assert!(why.as_str().starts_with("1 of 2"), "{kind:?}: {why}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_ordered_set_with_a_pod_that_is_not_ready_would_not_get_anywhere() {
+    let mut scene = Scene::new(Kind::StatefulSet).await;
+    scene.manifest["spec"]["template"]["spec"]["containers"][0]["image"] = json!("shop:ailing");
+    scene.reset().await;
+    let candidate = scene.workload().images([("web", "shop:2")]).await.unwrap();
+    let said = refused(scene.workload(), candidate).await;
+    assert!(said.contains("1 of 2 pods are ready, and its controller replaces none before all are"), "{said}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -472,6 +507,21 @@ async fn a_real_deployment_is_promoted_and_a_bad_one_is_brought_back() {
     let applied = space.get("deployment", "web")["spec"]["template"].clone();
     assert_eq!(release_of(&applied), release_of(&next["spec"]["template"]));
     assert_eq!(applied["spec"]["containers"][0]["env"], json!([{"name": "A", "value": "1"}]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_real_deployment_with_a_pod_that_crashes_is_rolled_out() {
+    let Some(space) = real().await else { return };
+    let web = || Workload::deployment(&space.client, &space.name, "web").unwrap();
+    let pods = space.get("pods", "-lapp=web");
+    let patch = json!({ "spec": { "containers": [{ "name": "web", "image": bad() }] } }).to_string();
+    space.kubectl(&["patch", "pod", pods["items"][0]["metadata"]["name"].as_str().unwrap(), "-p", &patch]);
+    space
+        .until("one is not available", async || space.get("deployment", "web")["status"]["availableReplicas"] == 1)
+        .await;
+    let candidate = web().template("release 2", &next(&space, 2)).await.unwrap();
+    let outcome = roll_out(web(), candidate, false).await;
+    assert_eq!(outcome.rollout.state, State::Promoted, "{outcome}");
 }
 
 /// `kubectl rollout undo` brings back the annotations of the old template too, our own among them.
