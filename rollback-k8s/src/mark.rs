@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use rollback_core::{
     Error, Result,
-    model::{TargetId, Version},
+    model::{RolloutId, TargetId, Version},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -45,6 +45,12 @@ impl Stand {
     /// Whether it stands as it did at `recorded`, or as one of our attempts left it since.
     pub(crate) fn is_ours(&self, recorded: &Self) -> bool {
         if self.nonce == recorded.nonce { self.hash == recorded.hash } else { self.is_as_written() }
+    }
+
+    /// Whether an attempt of this rollout wrote it last.
+    pub(crate) fn is_by(&self, rollout: &RolloutId) -> bool {
+        let nonce = self.nonce.as_deref().and_then(|nonce| nonce.strip_prefix(rollout.as_str()));
+        nonce.is_some_and(|rest| rest.starts_with('/'))
     }
 
     /// Whether it stands as the last attempt left it.

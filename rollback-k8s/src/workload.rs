@@ -13,7 +13,9 @@ use async_trait::async_trait;
 use rollback_core::{
     Error, ErrorKind, Result, Wake,
     backend::{Capabilities, DeploymentBackend, Readiness, Weights},
-    model::{Attempt, Change, Goal, Note, Observed, Part, Progress, Revision, Serves, TargetId, Version, Weight},
+    model::{
+        Attempt, Change, Goal, Note, Observed, Part, Progress, Revision, RolloutId, Serves, TargetId, Version, Weight,
+    },
     plan::Plan,
 };
 use serde::{Deserialize, Serialize};
@@ -473,6 +475,7 @@ impl std::fmt::Display for Workload {
 
 /// Both revisions of a change, unsealed.
 struct Pair {
+    rollout: RolloutId,
     baseline: Snapshot,
     /// The same with its configuration as copies, where that is another template.
     restored: Option<Snapshot>,
@@ -488,13 +491,23 @@ impl Pair {
             candidate = copied;
         }
         let restored = baseline.with_copies().filter(|restored| restored.template != candidate.template);
-        Ok(Self { baseline, restored, candidate })
+        Ok(Self { rollout: change.rollout.clone(), baseline, restored, candidate })
     }
 
     const fn wanted(&self, goal: Goal) -> &Snapshot {
         match goal {
             Goal::Baseline => &self.baseline,
             Goal::Split(_) | Goal::Candidate => &self.candidate,
+        }
+    }
+
+    /// Whether it stands as it was found, or as one of our attempts left it since. What was promoted last was not found, so
+    /// nobody knows what marks the object had: until this rollout has written it, it has the template that it goes back to.
+    fn is_ours(&self, now: &Stand, live: &Value) -> bool {
+        match &self.baseline.stood {
+            Some(stood) => now.is_ours(stood),
+            None if now.is_by(&self.rollout) => now.is_as_written(),
+            None => self.is_wanted(live, Goal::Baseline),
         }
     }
 
@@ -668,7 +681,7 @@ impl Workload {
         };
         // One of the two templates, but by somebody else's hand: undone, or done again.
         let undone = last.is_some() && pair.baseline.is_there_again(object, &now);
-        if undone || pair.baseline.stood.as_ref().is_some_and(|stood| !now.is_ours(stood)) {
+        if undone || !pair.is_ours(&now, live) {
             let progress = self.drifted(object, &format!("{self} was given {} again", images_of(live)));
             return Ok(Observed::new(progress, version).landed(landed));
         }

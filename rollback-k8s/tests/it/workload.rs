@@ -7,11 +7,15 @@ use rollback_core::{
     ErrorKind,
     backend::DeploymentBackend,
     engine::{Engine, NewRollout, Outcome, Target},
+    gate::Policy,
     model::{Change, Goal, Progress, Revision, RolloutId, TargetId, Weight},
     plan::{Deadlines, Plan},
     state::{Cause, Refusal, State},
     store::Memory,
-    testing::backend::{Bench, Driver},
+    testing::{
+        backend::{Bench, Driver},
+        gates::Scripted,
+    },
 };
 use rollback_k8s::{
     Watches, Workload,
@@ -326,6 +330,10 @@ async fn a_way_back_that_was_promoted_and_not_read_off_is_used_where_it_serves_a
     scene.set_image("shop:9");
     let ready = web().preflight(&change, &plan).await.unwrap();
     assert!(ready.refused[0].as_str().contains("the way back is the revision that was promoted last"), "{ready:?}");
+    // Somebody was faster.
+    scene.set_image("shop:2");
+    let forward = web().observe(&change, Goal::Split(Weight::ALL), None).await.unwrap();
+    assert!(matches!(forward.progress, Progress::Drifted(_)), "{forward:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -399,6 +407,44 @@ async fn what_was_undone_by_hand_on_the_way_is_not_done_again() {
     assert!(matches!(outcome.rollout.state, State::Abandoned { .. }), "{outcome}");
     assert!(outcome.to_string().contains("was given web=shop:1 again"), "{outcome}");
     assert_eq!(scene.image(), "shop:1");
+}
+
+/// Pods are of two templates, for somebody deployed something and took it back: the way back is what was promoted last, of
+/// which nobody recorded how the object stood. Whichever of the two somebody puts there then stays.
+#[tokio::test(start_paused = true)]
+async fn what_somebody_puts_there_by_hand_stays_also_where_the_way_back_was_promoted_last() {
+    for (bad, by_hand) in [(false, "shop:2"), (true, "shop:3")] {
+        let scene = Scene::new(Kind::Deployment).await;
+        let engine = Engine::new(Memory::new()).unwrap();
+        let gate = if bad { Scripted::unhealthy_from("errors", Weight::ALL) } else { Scripted::healthy("errors") };
+        let plan = || Plan::all_at_once(Duration::from_secs(1)).unwrap();
+        let often = (Duration::from_millis(100), Duration::from_millis(500));
+        let before = Target::new("web", scene.workload()).unwrap().look_every(often.0, often.1);
+        engine.register(before).unwrap();
+        let first = NewRollout::new("web", scene.candidate(), plan()).unwrap();
+        let first = engine.start(first).await.unwrap().finished().await;
+        assert_eq!(first.rollout.state, State::Promoted, "{first}");
+        let target = Target::new("web", scene.workload()).unwrap().look_every(often.0, often.1);
+        engine.register(target.gate(gate, Policy::default().every(Duration::from_millis(100)))).unwrap();
+
+        scene.set_image("shop:9");
+        scene.cluster.pods_take(Duration::from_secs(20));
+        scene.set_image("shop:2");
+        let next = scene.workload().images([("web", "shop:3")]).await.unwrap();
+        let rolling = engine.start(NewRollout::new("web", next, plan()).unwrap()).await.unwrap();
+        // Until the candidate, or the way back from it, is put there and its pods come.
+        while scene.image() != "shop:3" {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        while bad && scene.image() != "shop:2" {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        scene.set_image(by_hand);
+        let outcome = rolling.finished().await;
+        assert!(matches!(outcome.rollout.state, State::Abandoned { .. }), "{by_hand}: {outcome}");
+        assert!(outcome.to_string().contains(&format!("was given web={by_hand} again")), "{outcome}");
+        assert_eq!(scene.image(), by_hand);
+    }
 }
 
 #[tokio::test(start_paused = true)]
