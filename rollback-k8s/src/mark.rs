@@ -119,9 +119,14 @@ pub(crate) fn not_read_off(does: &str, what: &str) -> Error {
     ))
 }
 
-/// An id that the same target has in every process, and no other target: the name is for people and may be cut off.
+/// An id that the same target has in every process, and no other target as far as the cluster has a name, or an address of its
+/// own: the name is for people and may be cut off.
 pub(crate) fn target_id(client: &Client, name: &str, about: &str) -> TargetId {
-    let sum = hash(&json!([client.server(), name, about]));
+    let cluster = match client.cluster() {
+        Some(cluster) => json!({ "cluster": cluster }),
+        None => json!(client.server()),
+    };
+    let sum = hash(&json!([cluster, name, about]));
     // The limit of an id is in bytes.
     let end = (0..=100.min(name.len())).rev().find(|at| name.is_char_boundary(*at)).unwrap_or(0);
     let id = format!("{} #{}", &name[..end], &sum[..8]);
