@@ -36,6 +36,7 @@ pub struct Client {
     manager: Arc<str>,
     timeout: Duration,
     server: Option<Arc<str>>,
+    cluster: Option<Arc<str>>,
 }
 
 impl Client {
@@ -96,7 +97,7 @@ impl Client {
     /// A client that was made elsewhere: a proxy, an impersonation, a private authority. Leave out kube's own retries
     /// (`default_retry`): they repeat writes too.
     pub fn from_kube(kube: kube::Client) -> Self {
-        Self { kube, manager: "rollback".into(), timeout: Duration::from_secs(10), server: None }
+        Self { kube, manager: "rollback".into(), timeout: Duration::from_secs(10), server: None, cluster: None }
     }
 
     fn new(mut config: Config) -> Result<Self> {
@@ -115,6 +116,26 @@ impl Client {
         let kube = kube::Client::try_from(config)
             .map_err(|e| Error::invalid("the cluster's configuration cannot be used").because(e))?;
         Ok(Self { server: Some(server.into()), ..Self::from_kube(kube) })
+    }
+
+    /// Calls the cluster by this name, the same wherever this process runs and whichever way it takes to it.
+    ///
+    /// The ids of targets ([`Workload::target_id`](crate::Workload::target_id)) then go by the name, and else by
+    /// [`server`](Self::server), which is an address and no name: in a pod it is one that another cluster may have too
+    /// (`10.96.0.1` in every one that kubeadm made with its defaults), from outside the same cluster has another one, and of a
+    /// client that was made elsewhere there is none. So name the cluster where a store is shared by tools that run in the
+    /// pods of several clusters, by tools in and outside of one, or by clients that were made elsewhere.
+    ///
+    /// # Errors
+    /// `Invalid` when it is not 1 to 253 bytes of ASCII without white space.
+    pub fn named(mut self, cluster: &str) -> Result<Self> {
+        if cluster.is_empty() || cluster.len() > 253 || !cluster.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(Error::invalid(format!(
+                "the cluster is called {cluster:?}; 1 to 253 bytes of ASCII without white space are accepted"
+            )));
+        }
+        self.cluster = Some(cluster.into());
+        Ok(self)
     }
 
     /// With this name as the manager of the fields that are written (at most 128 bytes). Default `rollback`.
@@ -136,10 +157,15 @@ impl Client {
         self.kube.default_namespace()
     }
 
-    /// Which API server it is, as its configuration names it: host, port where one is named, and path. None of a client
-    /// that was made elsewhere.
+    /// Which API server it is, as its configuration names it: host, port where one is named, and path. In a pod it is
+    /// what the pod is told, which another cluster's pods may be told too. None of a client that was made elsewhere.
     pub fn server(&self) -> Option<&str> {
         self.server.as_deref()
+    }
+
+    /// What the cluster was [called](Self::named).
+    pub fn cluster(&self) -> Option<&str> {
+        self.cluster.as_deref()
     }
 
     pub(crate) fn manager(&self) -> &str {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use rollback_core::{
     Error, Result,
-    model::{TargetId, Version},
+    model::{RolloutId, TargetId, Version},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -45,6 +45,12 @@ impl Stand {
     /// Whether it stands as it did at `recorded`, or as one of our attempts left it since.
     pub(crate) fn is_ours(&self, recorded: &Self) -> bool {
         if self.nonce == recorded.nonce { self.hash == recorded.hash } else { self.is_as_written() }
+    }
+
+    /// Whether an attempt of this rollout wrote it last.
+    pub(crate) fn is_by(&self, rollout: &RolloutId) -> bool {
+        let nonce = self.nonce.as_deref().and_then(|nonce| nonce.strip_prefix(rollout.as_str()));
+        nonce.is_some_and(|rest| rest.starts_with('/'))
     }
 
     /// Whether it stands as the last attempt left it.
@@ -113,9 +119,14 @@ pub(crate) fn not_read_off(does: &str, what: &str) -> Error {
     ))
 }
 
-/// An id that the same target has in every process, and no other target: the name is for people and may be cut off.
+/// An id that the same target has in every process, and no other target as far as the cluster has a name, or an address of its
+/// own: the name is for people and may be cut off.
 pub(crate) fn target_id(client: &Client, name: &str, about: &str) -> TargetId {
-    let sum = hash(&json!([client.server(), name, about]));
+    let cluster = match client.cluster() {
+        Some(cluster) => json!({ "cluster": cluster }),
+        None => json!(client.server()),
+    };
+    let sum = hash(&json!([cluster, name, about]));
     // The limit of an id is in bytes.
     let end = (0..=100.min(name.len())).rev().find(|at| name.is_char_boundary(*at)).unwrap_or(0);
     let id = format!("{} #{}", &name[..end], &sum[..8]);

@@ -32,8 +32,12 @@ use crate::{
 /// the rollout, at 0 replicas. Below 100 % the baseline keeps its full size and the candidate's pods come on top, at most
 /// as many again: of a size of 4 the shares are 20, 33, 43, 50 and 100 %, and [`capabilities`](DeploymentBackend) says
 /// which they are for the current size. At 100 % the candidate is raised to the full size first, and then the baseline's
-/// pods go; back from there the baseline is raised first, and the candidate's pods go as it comes up: together they are never
-/// fewer than three quarters (a Deployment's own default for how many may be missing), and never hold the room that it needs.
+/// pods go; back from there the baseline is raised first, and the candidate's pods go as it comes up. Those that are not ready
+/// go at once; of the others so many stay that together they are three quarters, rounded up (a Deployment's own default for how
+/// many may be missing). Up to a size of 3 that is all of them: where pods of the baseline cannot be made, as a quota does it, one
+/// fewer is kept, so that the candidate's make room. A ReplicaSet that was refused pods asks again after ever longer pauses (41
+/// seconds, and twice that, were observed on 1.20), so that a way back through a full quota may take minutes. That nodes are
+/// full no Deployment says: up to that size the way back then waits for room until its deadline.
 ///
 /// **Versions are checked**, of both objects together: uid, replicas, template and nonce. Each shift writes the candidate
 /// and then the baseline, each only as it was read before either was written.
@@ -490,12 +494,15 @@ fn towards(goal: Goal, size: i64, (few, many): (i64, i64), candidate: &Value, ba
         }
     });
     if (now, then) != (few, many) {
-        let up = number(baseline, "/status/availableReplicas");
-        // As the baseline's come up the candidate's go, for they may hold the room that those wait for.
-        let beside = ((size * 3 + 3) / 4 - up).max(0);
         return match goal {
-            Goal::Baseline if beside < now => Next::Write(beside, many),
-            Goal::Baseline => Next::Wait(format!("{up} of {size} pods of the baseline are available")),
+            Goal::Baseline => match beside(size, candidate, baseline) {
+                kept if kept < now => Next::Write(kept, many),
+                _ => {
+                    let up = number(baseline, "/status/availableReplicas");
+                    let why = shortage(baseline).map_or_else(String::new, |why| format!(": {why}"));
+                    Next::Wait(format!("{up} of {size} pods of the baseline are available{why}"))
+                }
+            },
             Goal::Split(_) | Goal::Candidate => match stands.into_iter().find_map(Result::err) {
                 Some(not_yet) => not_yet,
                 None => Next::Write(few, many),
@@ -513,6 +520,24 @@ fn towards(goal: Goal, size: i64, (few, many): (i64, i64), candidate: &Value, ba
         }
     }
     Next::Reached
+}
+
+/// How many of the candidate's pods stay on the way back. As the baseline's come up they go, for they may hold the room that
+/// those wait for.
+fn beside(size: i64, candidate: &Value, baseline: &Value) -> i64 {
+    let three_quarters = (size * 3 + 3) / 4;
+    let least = if shortage(baseline).is_some() { three_quarters.min(size - 1) } else { three_quarters };
+    // What is not ready serves nobody, and is what its controller takes away first.
+    let ready = number(candidate, "/status/readyReplicas");
+    (least - number(baseline, "/status/availableReplicas")).min(ready).max(0)
+}
+
+/// Why pods of it do not come, as far as its controller says so: a quota, mostly.
+fn shortage(object: &Value) -> Option<String> {
+    match convergence(Kind::Deployment, object) {
+        Convergence::Failed(why) if never(Kind::Deployment, object).is_none() => Some(why),
+        _ => None,
+    }
 }
 
 /// Not by its images alone: what condemns a bad environment must not condemn the same images with a good one.
@@ -569,14 +594,16 @@ mod tests {
         assert_eq!(shares(1000)[0], 1);
     }
 
+    fn side(replicas: i64, up: i64, short: bool) -> Value {
+        json!({ "metadata": { "name": "web", "generation": 2 }, "spec": { "replicas": replicas },
+            "status": { "observedGeneration": 2, "replicas": up, "updatedReplicas": up, "readyReplicas": up,
+                "availableReplicas": up,
+                "conditions": [{ "type": "ReplicaFailure", "status": if short { "True" } else { "False" } }] } })
+    }
+
     /// A quota of 7 and a baseline of 4: the candidate's pods make room, and are not taken away at once.
     #[test]
     fn on_the_way_back_a_shortage_is_waited_out_and_the_candidate_makes_room() {
-        let side = |replicas: i64, up: i64, short: bool| {
-            json!({ "metadata": { "name": "web", "generation": 2 }, "spec": { "replicas": replicas },
-                "status": { "observedGeneration": 2, "replicas": up, "updatedReplicas": up, "availableReplicas": up,
-                    "conditions": [{ "type": "ReplicaFailure", "status": if short { "True" } else { "False" } }] } })
-        };
         let back = |candidate: i64, up: i64, short: bool| {
             towards(Goal::Baseline, 4, (0, 4), &side(candidate, candidate, false), &side(4, up, short))
         };
@@ -592,5 +619,57 @@ mod tests {
         // Forward a shortage is the candidate's failure.
         let forward = towards(Goal::Candidate, 4, (4, 0), &side(4, 3, true), &side(4, 4, false));
         assert!(matches!(forward, Next::Failed(_)), "{forward:?}");
+    }
+
+    #[test]
+    fn on_the_way_back_pods_that_are_not_ready_hold_nothing_up() {
+        // Of so many: of the candidate ready, of the baseline available, of the baseline missing, of the candidate to stay.
+        let table = [
+            (1, 0, 0, false, 0),
+            (2, 0, 0, false, 0),
+            (2, 1, 0, false, 1),
+            (3, 1, 0, false, 1),
+            (3, 2, 2, false, 1),
+            (4, 0, 0, false, 0),
+            (4, 0, 0, true, 0),
+            (4, 2, 0, false, 2),
+            (4, 2, 2, false, 1),
+            (8, 3, 0, true, 3),
+        ];
+        for (size, ready, up, short, stay) in table {
+            let candidate = side(size, ready, false);
+            let next = towards(Goal::Baseline, size, (0, size), &candidate, &side(size, up, short));
+            assert_eq!(next, Next::Write(stay, size), "{size} {ready} {up} {short}");
+        }
+    }
+
+    /// All room is taken, whatever the size is: by the candidate's pods, and by somebody else.
+    #[test]
+    fn a_quota_that_leaves_no_room_beside_the_candidate_does_not_keep_the_baseline_from_coming_back() {
+        for size in 1..=12 {
+            let (mut pods, mut raised, mut up, mut least) = (size, 0, 0, size);
+            for look in 0.. {
+                assert!(look < 100, "{size}: {pods} pods of the candidate are still there");
+                let baseline = side(raised, up, up < raised);
+                match towards(Goal::Baseline, size, (0, size), &side(pods, pods, false), &baseline) {
+                    Next::Write(new, old) => (pods, raised) = (new, old),
+                    Next::Reached => break,
+                    Next::Wait(_) => up = raised.min(size - pods),
+                    next @ Next::Failed(_) => panic!("{size}: {next:?}"),
+                }
+                least = least.min(pods + up);
+            }
+            assert_eq!(least, ((size * 3 + 3) / 4).min(size - 1), "of {size}");
+        }
+    }
+
+    #[test]
+    fn without_a_shortage_all_of_a_few_pods_are_kept_until_others_are_up() {
+        for size in 1..=3 {
+            let next =
+                |up: i64| towards(Goal::Baseline, size, (0, size), &side(size, size, false), &side(size, up, false));
+            assert!(matches!(next(0), Next::Wait(_)), "{size}: {:?}", next(0));
+            assert_eq!(next(1), Next::Write(size - 1, size));
+        }
     }
 }

@@ -13,7 +13,9 @@ use async_trait::async_trait;
 use rollback_core::{
     Error, ErrorKind, Result, Wake,
     backend::{Capabilities, DeploymentBackend, Readiness, Weights},
-    model::{Attempt, Change, Goal, Note, Observed, Part, Progress, Revision, Serves, TargetId, Version, Weight},
+    model::{
+        Attempt, Change, Goal, Note, Observed, Part, Progress, Revision, RolloutId, Serves, TargetId, Version, Weight,
+    },
     plan::Plan,
 };
 use serde::{Deserialize, Serialize};
@@ -473,6 +475,7 @@ impl std::fmt::Display for Workload {
 
 /// Both revisions of a change, unsealed.
 struct Pair {
+    rollout: RolloutId,
     baseline: Snapshot,
     /// The same with its configuration as copies, where that is another template.
     restored: Option<Snapshot>,
@@ -488,13 +491,23 @@ impl Pair {
             candidate = copied;
         }
         let restored = baseline.with_copies().filter(|restored| restored.template != candidate.template);
-        Ok(Self { baseline, restored, candidate })
+        Ok(Self { rollout: change.rollout.clone(), baseline, restored, candidate })
     }
 
     const fn wanted(&self, goal: Goal) -> &Snapshot {
         match goal {
             Goal::Baseline => &self.baseline,
             Goal::Split(_) | Goal::Candidate => &self.candidate,
+        }
+    }
+
+    /// Whether it stands as it was found, or as one of our attempts left it since. What was promoted last was not found, so
+    /// nobody knows what marks the object had: until this rollout has written it, it has the template that it goes back to.
+    fn is_ours(&self, now: &Stand, live: &Value) -> bool {
+        match &self.baseline.stood {
+            Some(stood) => now.is_ours(stood),
+            None if now.is_by(&self.rollout) => now.is_as_written(),
+            None => self.is_wanted(live, Goal::Baseline),
         }
     }
 
@@ -668,7 +681,7 @@ impl Workload {
         };
         // One of the two templates, but by somebody else's hand: undone, or done again.
         let undone = last.is_some() && pair.baseline.is_there_again(object, &now);
-        if undone || pair.baseline.stood.as_ref().is_some_and(|stood| !now.is_ours(stood)) {
+        if undone || !pair.is_ours(&now, live) {
             let progress = self.drifted(object, &format!("{self} was given {} again", images_of(live)));
             return Ok(Observed::new(progress, version).landed(landed));
         }
@@ -679,7 +692,10 @@ impl Workload {
             let seen = share(self.kind, object, serves, convergence(self.kind, object) == Convergence::Done);
             return Ok(Observed { progress: Progress::Due(what.into()), ..self.with_share(look, seen) });
         }
-        let stands = convergence(self.kind, object);
+        let stands = match finds_alone(self.kind, goal, last, object) {
+            true => Convergence::Done,
+            false => convergence(self.kind, object),
+        };
         let seen = share(self.kind, object, serves, stands == Convergence::Done);
         let progress = match stands {
             Convergence::Done if goal.is_forward() && convergence::wanted(self.kind, object) == 0 => {
@@ -733,6 +749,15 @@ impl Workload {
         }
         Ok(notes)
     }
+}
+
+/// Whether a look that is to find the baseline finds its template alone, ready or not. Before anything was asked for there
+/// is nothing that its controller could still have to do: a pod that is not ready now is what may have to be mended.
+fn finds_alone(kind: Kind, goal: Goal, last: Option<&Attempt>, object: &Value) -> bool {
+    goal == Goal::Baseline
+        && last.is_none()
+        && convergence::mixed(kind, object).is_none()
+        && convergence::never(kind, object).is_none()
 }
 
 /// The candidate's share of the pods. One pod is never rounded to nothing, nor all but one to all.

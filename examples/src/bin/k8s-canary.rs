@@ -70,6 +70,9 @@ struct Args {
     /// This context of it.
     #[arg(long, value_name = "NAME", requires = "kubeconfig")]
     context: Option<String>,
+    /// Call the cluster so, where tools in the pods of several clusters, or in and outside of one, share a store.
+    #[arg(long, value_name = "NAME")]
+    cluster_name: Option<String>,
     #[command(flatten)]
     keep: Keep,
 }
@@ -84,10 +87,13 @@ struct Guarded {
 
 impl Args {
     async fn guarded(&self) -> Result<Guarded> {
-        let client = match &self.kubeconfig {
+        let mut client = match &self.kubeconfig {
             Some(file) => Client::from_kubeconfig(file, self.context.as_deref()).await?,
             None => Client::from_env().await?,
         };
+        if let Some(name) = &self.cluster_name {
+            client = client.named(name)?;
+        }
         let namespace = self.namespace.clone().unwrap_or_else(|| client.namespace().to_owned());
         let watches = Watches::new(&client);
         let services = [self.from.as_str(), &self.to];

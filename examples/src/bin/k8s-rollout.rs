@@ -69,6 +69,9 @@ struct Args {
     /// This context of it.
     #[arg(long, value_name = "NAME", requires = "kubeconfig")]
     context: Option<String>,
+    /// Call the cluster so, where tools in the pods of several clusters, or in and outside of one, share a store.
+    #[arg(long, value_name = "NAME")]
+    cluster_name: Option<String>,
     #[command(flatten)]
     keep: Keep,
 }
@@ -83,9 +86,13 @@ struct Guarded {
 
 impl Args {
     async fn client(&self) -> Result<Client> {
-        match &self.kubeconfig {
-            Some(file) => Client::from_kubeconfig(file, self.context.as_deref()).await,
-            None => Client::from_env().await,
+        let client = match &self.kubeconfig {
+            Some(file) => Client::from_kubeconfig(file, self.context.as_deref()).await?,
+            None => Client::from_env().await?,
+        };
+        match &self.cluster_name {
+            Some(name) => client.named(name),
+            None => Ok(client),
         }
     }
 

@@ -44,6 +44,8 @@ struct Changed {
     template: Value,
     /// Whether pods of it never come up.
     fails: bool,
+    /// Whether one pod of it never does.
+    ails: bool,
     before: Option<Value>,
     at: Instant,
 }
@@ -94,8 +96,8 @@ impl Controller {
         };
         let before = self.changed.get(path).map(|changed| changed.template.clone());
         if before.as_ref() != Some(template) {
-            let fails = fails(&template.to_string());
-            let changed = Changed { template: template.clone(), fails, before, at: Instant::now() };
+            let (fails, ails) = (fails(&template.to_string()), ails(template));
+            let changed = Changed { template: template.clone(), fails, ails, before, at: Instant::now() };
             self.changed.insert(path.into(), changed);
         }
     }
@@ -205,7 +207,7 @@ impl Controller {
             (true, true) => wanted.min(1),
             (false, _) => 0,
         };
-        let available = if done && !fails { wanted } else { wanted.saturating_sub(u64::from(fails && done)) };
+        let available = if done { wanted.saturating_sub(u64::from(fails || changed.ails)) } else { wanted };
         let generation = object["metadata"]["generation"].clone();
         if daemons {
             return json!({
@@ -263,7 +265,7 @@ impl Set {
         let (pods, current) = self.by_now(pace);
         let count = |is: &dyn Fn(&Value) -> bool| pods.iter().filter(|pod| is(pod)).count();
         let revision = |template: &Value| format!("rev-{}", crate::workload::hash(template));
-        let ready = count(&|pod| !fails(&pod.to_string()));
+        let ready = count(&|pod| !fails(&pod.to_string())) - usize::from(pods.iter().any(ails));
         json!({
             "observedGeneration": generation, "replicas": pods.len(), "readyReplicas": ready,
             "availableReplicas": ready, "updatedReplicas": count(&|pod| *pod == self.wanted.template),
@@ -275,6 +277,11 @@ impl Set {
 /// Whether pods of it never come up.
 fn fails(template: &str) -> bool {
     template.contains(":bad\"") || template.contains(":nopull\"")
+}
+
+/// Whether one pod of it is never ready, and all others are.
+fn ails(template: &Value) -> bool {
+    template.to_string().contains(":ailing\"")
 }
 
 fn is_workload(path: &str) -> bool {

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::{
     Kind, LAST_APPLIED, Pair, Snapshot, WRITES, Workload,
     convergence::{Convergence, convergence, is_seen, mixed, replicas},
-    images_of, share, template,
+    finds_alone, images_of, share, template,
 };
 use crate::{
     Client, Watches,
@@ -214,7 +214,7 @@ impl StatefulSetCanary {
         Ok(mark::signed(patch, object, "", nonce, &to.template, &marks))
     }
 
-    async fn prove(&self, change: &Change) -> Result<Readiness> {
+    async fn prove(&self, change: &Change, plan: &Plan) -> Result<Readiness> {
         let (pair, recorded) = (Pair::of(change)?, recorded(change)?);
         let mut ready = self.set.prove(change, &pair).await?;
         if recorded.size != self.size {
@@ -238,6 +238,14 @@ impl StatefulSetCanary {
             return Ok(ready);
         }
         let object = self.set.read().await?;
+        let up = number(&object, "/status/readyReplicas");
+        if up < self.size && plan.steps().iter().any(|step| step.weight != Weight::ALL) {
+            return Ok(ready.refused(format!(
+                "{up} of {} pods of {} are ready, and a share has arrived when all of them are: make them ready, or ask \
+                 for 100 % at once",
+                self.size, self.set
+            )));
+        }
         let hold = mark::only_as_read(&object).put("/spec/updateStrategy", strategy(&recorded, self.size - 1));
         Ok(match self.set.write(&hold, Write::Dry).await {
             Ok(after) if held(&after) == self.size - 1 => ready.proved("the API server accepts a partition (dry run)"),
@@ -303,8 +311,8 @@ impl DeploymentBackend for StatefulSetCanary {
         Revision::new(named.unwrap_or(revision.id.as_str()))?.with_spec(&recorded)
     }
 
-    async fn preflight(&self, change: &Change, _: &Plan) -> Result<Readiness> {
-        self.prove(change).await
+    async fn preflight(&self, change: &Change, plan: &Plan) -> Result<Readiness> {
+        self.prove(change, plan).await
     }
 
     async fn observe<'a>(&self, change: &Change, goal: Goal, last: Option<&'a Attempt>) -> Result<Observed> {
@@ -384,7 +392,8 @@ impl StatefulSetCanary {
             let what = format!("{self} now has {} and a partition of {}", images_of(live), held(object));
             return Ok(Observed { progress: self.set.drifted(object, &what), ..look });
         }
-        let whole = convergence(Kind::StatefulSet, object) == Convergence::Done;
+        let alone = finds_alone(Kind::StatefulSet, goal, last, object);
+        let whole = alone || convergence(Kind::StatefulSet, object) == Convergence::Done;
         let look = self.set.with_share(look, share(Kind::StatefulSet, object, serves, whole));
         let progress = match self.due(goal, pair, object)? {
             // Going on would give others the candidate than those that had it.
@@ -397,6 +406,7 @@ impl StatefulSetCanary {
                 .into(),
             ),
             Some(effect) => Progress::Due(effect.into()),
+            None if alone => Progress::Reached,
             None => match self.stands(goal, object)? {
                 Convergence::Done if goal.is_forward() && replicas(object) == 0 => {
                     Progress::Underway("it has no pods by now: nothing shows whether the candidate works".into())

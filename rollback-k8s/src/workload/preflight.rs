@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     Client,
-    object::{AUTOSCALERS, LIMIT_RANGES, RESOURCE_QUOTAS, Write, map, text},
+    object::{AUTOSCALERS, LIMIT_RANGES, RESOURCE_QUOTAS, Write, map, number, text},
 };
 
 impl Workload {
@@ -79,6 +79,9 @@ impl Workload {
             && convergence::never(self.kind, &object).is_none()
         {
             ready = ready.not_provable(format!("that the baseline works when it is back: as it stands, {why}"));
+        }
+        if let Some(why) = waits_for_a_pod(self.kind, &object) {
+            ready = ready.refused(format!("{self} would not get anywhere: {why}"));
         }
         if convergence::wanted(self.kind, &object) == 0 {
             let why = match self.kind {
@@ -281,6 +284,19 @@ pub(crate) fn owner(object: &Value, what: &dyn Display, despite: Option<&Note>, 
              with despite_gitops; a Workload can suspend Flux itself, with suspend_flux"
         )),
     }
+}
+
+/// Why the controller of an ordered StatefulSet would replace no pod, whatever its template is.
+fn waits_for_a_pod(kind: Kind, object: &Value) -> Option<String> {
+    let (wanted, up) = (convergence::wanted(kind, object), number(object, "/status/readyReplicas"));
+    let ordered = kind == Kind::StatefulSet && text(object, "/spec/podManagementPolicy") != "Parallel";
+    (ordered && up < wanted).then(|| {
+        format!(
+            "{up} of {wanted} pods are ready, and its controller replaces none before all are \
+             (kubernetes/kubernetes#67250): make them ready; or put a template that works there by hand, and delete the \
+             pods that are not"
+        )
+    })
 }
 
 /// The same template with an annotation that nobody reads.

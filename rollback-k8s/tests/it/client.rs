@@ -7,7 +7,7 @@ use std::{
 };
 
 use rollback_core::ErrorKind;
-use rollback_k8s::{Client, HttpRoute, Workload};
+use rollback_k8s::{Client, HttpRoute, Workload, testing::Cluster};
 
 const GOOD: &str = "apiVersion: v1\nkind: Config\ncurrent-context: shop\n\
                     contexts: [{name: shop, context: {cluster: c, user: u, namespace: checkout}}]\n\
@@ -104,6 +104,16 @@ async fn a_target_has_one_id_in_every_process_and_another_in_another_cluster() {
     assert!(api.target_id().as_str().starts_with("shop/httproute/web/api #"), "{}", api.target_id());
     let others = [web(&staging), web(&shared), api.target_id(), pages.target_id(), route(["a", "b"]).target_id()];
     assert_eq!(others.iter().collect::<std::collections::BTreeSet<_>>().len(), 5, "{others:?}");
+    // Whichever way leads there; and a name is no address.
+    let named = |client: &Client, name: &str| web(&client.clone().named(name).unwrap());
+    assert_eq!(named(&staging, "prod"), named(&shared, "prod"));
+    assert_eq!(named(&staging, "prod"), named(&Cluster::new().client(), "prod"));
+    let others = [web(&staging), named(&staging, "prod"), named(&staging, "test"), named(&staging, "staging:6443")];
+    assert_eq!(others.iter().collect::<std::collections::BTreeSet<_>>().len(), 4, "{others:?}");
+    for bad in ["", "pr od", "prod\n", "größe", &"p".repeat(254)] {
+        let said = staging.clone().named(bad).unwrap_err();
+        assert!(said.kind() == ErrorKind::Invalid && said.to_string().contains("1 to 253 bytes of ASCII"), "{said}");
+    }
     let long = Workload::deployment(&staging, "shop", &"w".repeat(253)).unwrap().target_id();
     assert_eq!(long.as_str().len(), 110);
 }

@@ -284,7 +284,15 @@ async fn every_state_of_a_rollout_is_judged_as_kubectl_judges_it_but_for_its_gap
         let candidate = workload.images([("web", "shop:2")]).await.unwrap();
         let baseline = workload.images([("web", "shop:1")]).await.unwrap();
         let change = Change { rollout: RolloutId::fresh(&target), target: target.clone(), baseline, candidate };
-        let ours = match workload.observe(&change, Goal::Candidate, None).await.unwrap().progress {
+        // As our write left it: the version tells of the hash that it notes.
+        let version = workload.observe(&change, Goal::Candidate, None).await.unwrap().version;
+        let written = version.as_str().split('/').nth(1).unwrap();
+        let last = attempt(&change, Goal::Candidate, 1, version.clone());
+        let mut object = case.object.clone();
+        object["metadata"]["annotations"] =
+            json!({ "rollback.rs/attempt": last.nonce.as_str(), "rollback.rs/written": written });
+        server.set(object);
+        let ours = match workload.observe(&change, Goal::Candidate, Some(&last)).await.unwrap().progress {
             Progress::Reached => Verdict::Done,
             Progress::Underway(_) => Verdict::Waiting,
             Progress::Failed(_) => Verdict::Failed,
@@ -351,8 +359,10 @@ async fn what_kubectl_undoes_is_what_we_bring_back_and_what_is_applied_later_has
         let change = Change { rollout: RolloutId::fresh(&id), target: id, baseline, candidate };
         for (serial, goal) in [(1, Goal::Candidate), (2, Goal::Baseline)] {
             let version = workload.observe(&change, goal, None).await.unwrap().version;
-            workload.shift(&change, goal, &attempt(&change, goal, serial, version)).await.unwrap();
-            let there = async || workload.observe(&change, goal, None).await.unwrap().progress == Progress::Reached;
+            let last = attempt(&change, goal, serial, version);
+            workload.shift(&change, goal, &last).await.unwrap();
+            let there =
+                async || workload.observe(&change, goal, Some(&last)).await.unwrap().progress == Progress::Reached;
             ours.until("it is there", there).await;
             if goal == Goal::Candidate {
                 // Somebody applies the candidate's manifest meanwhile, with a label.

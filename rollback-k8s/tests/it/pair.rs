@@ -5,17 +5,18 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use rollback_core::{
     backend::DeploymentBackend,
-    engine::Outcome,
+    engine::{Engine, NewRollout, Outcome, Target},
     model::{Goal, Revision, Weight},
     plan::Plan,
     state::{Cause, State},
+    store::Memory,
     testing::backend::Bench,
 };
 use rollback_k8s::{CanaryPair, Watches, testing::Cluster};
 use serde_json::{Value, json};
 
 use crate::support::{
-    cluster::{self, deployment, labelled, released},
+    cluster::{self, PATIENCE, deployment, labelled, released},
     trial,
 };
 
@@ -193,4 +194,33 @@ async fn a_real_pair_is_promoted_and_brought_back() {
     let outcome = roll_out(pair().await, candidate, &[33, 100], false).await;
     assert_eq!(outcome.rollout.state, State::Promoted, "{outcome}");
     assert_eq!(replicas(), [json!(0), json!(2)]);
+}
+
+/// At 100 % somebody else takes the room that the baseline had. Of one pod, for a ReplicaSet that was refused pods asks again
+/// after ever longer pauses.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_real_pair_comes_back_although_a_quota_leaves_no_room_beside_the_candidate() {
+    let Some(space) = cluster::namespace().await else { return };
+    space.apply(&service("web"));
+    space.apply(&side(released("web-a", 1), 1));
+    space.apply(&side(released("web-b", 2), 0));
+    for name in PAIR {
+        space.rolled_out(&format!("deployment/{name}"));
+    }
+    let pair = CanaryPair::new(&space.client, &space.name, "web", PAIR).await.unwrap();
+    let candidate = pair.candidate().await.unwrap();
+    let engine = Engine::new(Memory::new()).unwrap();
+    let target = Target::new("web", pair).unwrap();
+    engine.register(target.look_every(Duration::from_millis(100), Duration::from_millis(500))).unwrap();
+    let plan = Plan::all_at_once(Duration::from_secs(600)).unwrap();
+    let rolling = engine.start(NewRollout::new("web", candidate, plan).unwrap()).await.unwrap();
+    let pods = || PAIR.map(|name| space.get("deployment", name)["status"]["availableReplicas"].as_u64().unwrap_or(0));
+    space.until("only the candidate serves", async || pods() == [0, 1]).await;
+    space.apply(&json!({ "apiVersion": "v1", "kind": "ResourceQuota", "metadata": { "name": "full" },
+        "spec": { "hard": { "pods": "1" } } }));
+    space.until("all is used", async || space.get("resourcequota", "full")["status"]["used"]["pods"] == "1").await;
+    rolling.abort("a test", "it goes back").await.unwrap();
+    let outcome = tokio::time::timeout(PATIENCE, rolling.finished()).await.expect("it comes back");
+    assert!(matches!(outcome.rollout.state, State::RolledBack { .. }), "{outcome}");
+    assert_eq!(pods(), [1, 0]);
 }

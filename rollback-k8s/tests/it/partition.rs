@@ -183,6 +183,23 @@ async fn what_speaks_against_a_partition_is_said_before_anything_changes() {
     assert!(outcome.to_string().contains("HorizontalPodAutoscaler busy sets the number of pods"), "{outcome}");
 }
 
+/// Where its controller does not wait for it.
+#[tokio::test(start_paused = true)]
+async fn a_set_with_a_pod_that_is_not_ready_is_rolled_out_at_once_and_not_by_shares() {
+    let scene = Scene::new().await;
+    let mut object = set(deployment("db", "shop:ailing"), 4);
+    object["spec"]["podManagementPolicy"] = json!("Parallel");
+    scene.cluster.put(&object);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let candidate = scene.canary().await.images([("web", "shop:2")]).await.unwrap();
+    let outcome = roll_out(scene.canary().await, candidate.clone(), &[25, 100], 1).await;
+    let why = "3 of 4 pods of StatefulSet default/db are ready, and a share has arrived when all of them are";
+    assert!(outcome.to_string().contains(why), "{outcome}");
+    assert_eq!(scene.db()["spec"], object["spec"]);
+    let outcome = roll_out(scene.canary().await, candidate, &[100], 1).await;
+    assert_eq!((outcome.rollout.state.clone(), scene.stands()), (State::Promoted, (0, 4)), "{outcome}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_set_that_is_scaled_half_way_goes_back() {
     let scene = Scene::new().await;
@@ -377,6 +394,25 @@ async fn the_last_pods_of_a_real_set_have_the_candidate_first_and_come_back_firs
     assert_eq!(count(&pods(space)), "222");
     assert_eq!(space.get("statefulset", "db")["spec"]["updateStrategy"], before["spec"]["updateStrategy"]);
     assert_eq!(driver.baseline().await.unwrap().id.as_str(), "release 2");
+}
+
+/// A pod that crashes keeps an ordered set from being rolled out, and one whose pods are replaced side by side not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_real_set_with_a_pod_that_crashes_is_rolled_out_where_its_controller_does_not_wait_for_it() {
+    for (policy, waits) in [("OrderedReady", true), ("Parallel", false)] {
+        let Some(space) = cluster::namespace().await else { return };
+        let mut object = set(released("db", 1), 2);
+        object["spec"]["podManagementPolicy"] = json!(policy);
+        space.apply(&object);
+        whole(&space, &object["spec"]["template"], 2).await;
+        let patch = json!({ "spec": { "containers": [{ "name": "web", "image": bad() }] } }).to_string();
+        space.kubectl(&["patch", "pod", "db-0", "-p", &patch]);
+        space.until("one is not ready", async || space.get("statefulset", "db")["status"]["readyReplicas"] == 1).await;
+        let outcome = roll_out(of(&space).await, next(&space).await, &[100], 1).await;
+        let why = "1 of 2 pods are ready, and its controller replaces none before all are";
+        assert_eq!(outcome.to_string().contains(why), waits, "{outcome}");
+        assert_eq!(outcome.rollout.state == State::Promoted, !waits, "{outcome}");
+    }
 }
 
 /// The first pod with the candidate crashes: two pods were never touched, and the one is back although its controller would

@@ -7,11 +7,15 @@ use rollback_core::{
     ErrorKind,
     backend::DeploymentBackend,
     engine::{Engine, NewRollout, Outcome, Target},
+    gate::Policy,
     model::{Change, Goal, Progress, Revision, RolloutId, TargetId, Weight},
     plan::{Deadlines, Plan},
     state::{Cause, Refusal, State},
     store::Memory,
-    testing::backend::Bench,
+    testing::{
+        backend::{Bench, Driver},
+        gates::Scripted,
+    },
 };
 use rollback_k8s::{
     Watches, Workload,
@@ -215,6 +219,41 @@ async fn what_speaks_against_the_start_is_said_before_anything_changes() {
     }
 }
 
+/// One crashes over and over, and somebody deploys what mends it. Once it was asked for, what is back is back whole.
+#[tokio::test(start_paused = true)]
+async fn a_workload_with_a_pod_that_is_not_ready_is_rolled_out_and_back_is_only_where_all_are_ready() {
+    for kind in [Kind::Deployment, Kind::StatefulSet, Kind::DaemonSet] {
+        let mut scene = Scene::new(kind).await;
+        scene.manifest["spec"]["podManagementPolicy"] = json!("Parallel");
+        scene.manifest["spec"]["template"]["spec"]["containers"][0]["image"] = json!("shop:ailing");
+        scene.reset().await;
+        scene.candidate = scene.workload().images([("web", "shop:2")]).await.unwrap();
+        let outcome = roll_out(scene.workload(), scene.candidate(), false).await;
+        assert_eq!(outcome.rollout.state, State::Promoted, "{kind:?}: {outcome}");
+
+        scene.reset().await;
+        let mut driver = Driver::new(&scene).await;
+        driver.drive(Goal::Split(Weight::ALL)).await;
+        let version = driver.look(Goal::Baseline).await.version;
+        let back = driver.save(Goal::Baseline, &version);
+        driver.send(&back).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let look = driver.look(Goal::Baseline).await;
+        let Progress::Underway(why) = &look.progress else { panic!("{kind:?}: {look:?}") };
+        assert!(why.as_str().starts_with("1 of 2"), "{kind:?}: {why}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_ordered_set_with_a_pod_that_is_not_ready_would_not_get_anywhere() {
+    let mut scene = Scene::new(Kind::StatefulSet).await;
+    scene.manifest["spec"]["template"]["spec"]["containers"][0]["image"] = json!("shop:ailing");
+    scene.reset().await;
+    let candidate = scene.workload().images([("web", "shop:2")]).await.unwrap();
+    let said = refused(scene.workload(), candidate).await;
+    assert!(said.contains("1 of 2 pods are ready, and its controller replaces none before all are"), "{said}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn missing_rights_are_named_and_so_is_what_admission_refuses() {
     let cluster = Cluster::new();
@@ -291,6 +330,10 @@ async fn a_way_back_that_was_promoted_and_not_read_off_is_used_where_it_serves_a
     scene.set_image("shop:9");
     let ready = web().preflight(&change, &plan).await.unwrap();
     assert!(ready.refused[0].as_str().contains("the way back is the revision that was promoted last"), "{ready:?}");
+    // Somebody was faster.
+    scene.set_image("shop:2");
+    let forward = web().observe(&change, Goal::Split(Weight::ALL), None).await.unwrap();
+    assert!(matches!(forward.progress, Progress::Drifted(_)), "{forward:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -364,6 +407,44 @@ async fn what_was_undone_by_hand_on_the_way_is_not_done_again() {
     assert!(matches!(outcome.rollout.state, State::Abandoned { .. }), "{outcome}");
     assert!(outcome.to_string().contains("was given web=shop:1 again"), "{outcome}");
     assert_eq!(scene.image(), "shop:1");
+}
+
+/// Pods are of two templates, for somebody deployed something and took it back: the way back is what was promoted last, of
+/// which nobody recorded how the object stood. Whichever of the two somebody puts there then stays.
+#[tokio::test(start_paused = true)]
+async fn what_somebody_puts_there_by_hand_stays_also_where_the_way_back_was_promoted_last() {
+    for (bad, by_hand) in [(false, "shop:2"), (true, "shop:3")] {
+        let scene = Scene::new(Kind::Deployment).await;
+        let engine = Engine::new(Memory::new()).unwrap();
+        let gate = if bad { Scripted::unhealthy_from("errors", Weight::ALL) } else { Scripted::healthy("errors") };
+        let plan = || Plan::all_at_once(Duration::from_secs(1)).unwrap();
+        let often = (Duration::from_millis(100), Duration::from_millis(500));
+        let before = Target::new("web", scene.workload()).unwrap().look_every(often.0, often.1);
+        engine.register(before).unwrap();
+        let first = NewRollout::new("web", scene.candidate(), plan()).unwrap();
+        let first = engine.start(first).await.unwrap().finished().await;
+        assert_eq!(first.rollout.state, State::Promoted, "{first}");
+        let target = Target::new("web", scene.workload()).unwrap().look_every(often.0, often.1);
+        engine.register(target.gate(gate, Policy::default().every(Duration::from_millis(100)))).unwrap();
+
+        scene.set_image("shop:9");
+        scene.cluster.pods_take(Duration::from_secs(20));
+        scene.set_image("shop:2");
+        let next = scene.workload().images([("web", "shop:3")]).await.unwrap();
+        let rolling = engine.start(NewRollout::new("web", next, plan()).unwrap()).await.unwrap();
+        // Until the candidate, or the way back from it, is put there and its pods come.
+        while scene.image() != "shop:3" {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        while bad && scene.image() != "shop:2" {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        scene.set_image(by_hand);
+        let outcome = rolling.finished().await;
+        assert!(matches!(outcome.rollout.state, State::Abandoned { .. }), "{by_hand}: {outcome}");
+        assert!(outcome.to_string().contains(&format!("was given web={by_hand} again")), "{outcome}");
+        assert_eq!(scene.image(), by_hand);
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -472,6 +553,21 @@ async fn a_real_deployment_is_promoted_and_a_bad_one_is_brought_back() {
     let applied = space.get("deployment", "web")["spec"]["template"].clone();
     assert_eq!(release_of(&applied), release_of(&next["spec"]["template"]));
     assert_eq!(applied["spec"]["containers"][0]["env"], json!([{"name": "A", "value": "1"}]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_real_deployment_with_a_pod_that_crashes_is_rolled_out() {
+    let Some(space) = real().await else { return };
+    let web = || Workload::deployment(&space.client, &space.name, "web").unwrap();
+    let pods = space.get("pods", "-lapp=web");
+    let patch = json!({ "spec": { "containers": [{ "name": "web", "image": bad() }] } }).to_string();
+    space.kubectl(&["patch", "pod", pods["items"][0]["metadata"]["name"].as_str().unwrap(), "-p", &patch]);
+    space
+        .until("one is not available", async || space.get("deployment", "web")["status"]["availableReplicas"] == 1)
+        .await;
+    let candidate = web().template("release 2", &next(&space, 2)).await.unwrap();
+    let outcome = roll_out(web(), candidate, false).await;
+    assert_eq!(outcome.rollout.state, State::Promoted, "{outcome}");
 }
 
 /// `kubectl rollout undo` brings back the annotations of the old template too, our own among them.
