@@ -66,6 +66,9 @@ pub enum Fault {
     Refuse(u16, u64),
     /// It is never answered.
     Hang,
+    /// A watch ends in order after so long, before its time and without a bookmark, as behind a proxy that ends what is
+    /// silent. What is no watch is carried out.
+    Cut(Duration),
 }
 
 impl Cluster {
