@@ -184,19 +184,10 @@ impl ServiceSwitch {
                 ("the candidate's selector", &pair.candidate.selector, &change.candidate.id, false),
                 ("the recorded selector", &pair.baseline.selector, &change.baseline.id, true),
             ] {
-                ready = match self.put(&object, to, "tried out", id.as_str(), Write::Dry).await {
-                    Ok(after) if selector(&after) == *to => {
-                        ready.proved(format!("the API server accepts {what} for Service {name} (dry run)"))
-                    }
-                    Ok(_) => ready.refused(format!("the API server, or an admission webhook, changes {what}")),
-                    Err(e) if e.kind() == ErrorKind::Conflict => {
-                        let text = format!("Service {name} changed while it was looked at");
-                        return Err(Error::new(ErrorKind::Unavailable, text).because(e));
-                    }
-                    Err(e) if e.is_transient() => return Err(e),
-                    Err(e) if back => ready.no_way_back(format!("{what} would not be accepted: {}", e.chain())),
-                    Err(e) => ready.refused(format!("{what} would not be accepted: {}", e.chain())),
-                };
+                let answer = self.put(&object, to, "tried out", id.as_str(), Write::Dry).await;
+                let answer = answer.map(|after| selector(&after) == *to);
+                let (what, of) = (format!("{what} for Service {name}"), format!("Service {name}"));
+                ready = preflight::Tried { what: &what, of: &of, back }.told(answer, ready)?;
             }
         }
         for (what, labels) in [("candidate", &pair.candidate.selector), ("baseline", &pair.baseline.selector)] {

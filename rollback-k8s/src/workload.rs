@@ -271,7 +271,8 @@ impl Workload {
     ///
     /// # Errors
     /// `NotFound` when the workload is not there; `Invalid` when the API server, or an admission webhook, refuses the
-    /// template, or what serves has this name and is another template.
+    /// template, or what serves has this name and is another template; `Unsupported` when an admission webhook takes no
+    /// dry runs, for then nobody says beforehand what becomes of a template: use [`images`](Self::images).
     pub async fn template(&self, id: &str, template: &Value) -> Result<Revision> {
         let object = self.read().await?;
         let patch = Patch::new().put("/spec/template", template.clone());

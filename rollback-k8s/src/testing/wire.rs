@@ -126,6 +126,9 @@ impl World {
             return Err((403, "Forbidden", text));
         }
         let dry = call.query.contains_key("dryRun");
+        if dry && self.undryable.contains(&resource) {
+            return Err((400, "BadRequest", "admission webhook \"audit\" does not support dry run".into()));
+        }
         match verb {
             "list" => Ok(self.list(call)),
             "get" => self.found(&call.path).cloned(),

@@ -23,7 +23,9 @@ use tokio::time::timeout;
 use super::{
     ATTEMPT, Kind, Pair, Snapshot, Workload, annotation,
     configs::{self, Config, There},
-    hash, template,
+    hash,
+    preflight::Tried,
+    template,
 };
 use crate::object::{CONFIG_MAPS, CONTROLLER_REVISIONS, PODS, Patch, REPLICA_SETS, SECRETS, Write, escaped, text};
 
@@ -258,11 +260,10 @@ impl Workload {
                     None => ready.refused(format!("{of} is not what it was for the candidate: make that again")),
                     Some(original) => {
                         let body = self.body(copied, &original);
-                        match self.client.create(of.resource(), &self.namespace, &body, Write::Dry).await {
-                            Ok(_) => ready.proved(format!("{of} can travel as {to} (dry run)")),
-                            Err(e) if e.is_transient() => return Err(e),
-                            Err(e) => ready.refused(format!("{of} cannot travel as {to}: {}", e.chain())),
-                        }
+                        let answer = self.client.create(of.resource(), &self.namespace, &body, Write::Dry).await;
+                        let answer = answer.map(|after| after["data"] == body["data"]);
+                        let what = format!("{to}, a copy of {of}");
+                        Tried { what: &what, of: to, back: false }.told(answer, ready)?
                     }
                 },
             };

@@ -22,7 +22,10 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::{
-    support::cluster::{self, deployment, good},
+    support::{
+        cluster::{self, deployment, good},
+        trial,
+    },
     workload::{Scene, manifest, refused, roll_out, workload},
 };
 
@@ -219,6 +222,18 @@ async fn a_server_that_does_not_say_what_the_configuration_is_changes_nothing_of
         let is_said = said.iter().any(|note| note.starts_with("ConfigMap flags has changed"));
         assert_eq!(is_said, changes, "{hidden}, {conflicts}: {said:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_webhook_says_that_takes_no_dry_runs_is_listed_for_copies() {
+    let cluster = world();
+    let next = candidate(&cluster, "shop:2").await;
+    cluster.take_no_dry_runs("configmaps");
+    let outcome = roll_out(web(&cluster), next, false).await;
+    let [flags, _] = named(&live(&cluster));
+    let copy = format!("{flags}, a copy of ConfigMap flags");
+    // As the candidate takes it along, and as the baseline does.
+    trial::promoted_untried(&outcome, &[&copy, &copy]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -224,6 +224,14 @@ async fn what_speaks_against_a_route_is_said_before_anything_changes() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_webhook_says_that_takes_no_dry_runs_is_listed_for_a_route() {
+    let scene = Scene::new();
+    scene.cluster.take_no_dry_runs("httproutes");
+    let outcome = roll_out(scene.route(), scene.candidate(), None, BAKE).await;
+    trial::promoted_untried(&outcome, &["the candidate's weights", "the baseline's weights"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_route_that_is_shared_already_has_no_baseline() {
     let scene = Scene::new();
     for (weights, why) in [((3, 1), "both shop-blue and shop-green"), ((0, 0), "neither shop-blue nor shop-green")] {

@@ -132,6 +132,20 @@ async fn what_speaks_against_a_switch_is_said_before_anything_changes() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_webhook_says_that_takes_no_dry_runs_is_listed_for_a_service_and_its_preview() {
+    let scene = Scene::new().await;
+    scene.cluster.take_no_dry_runs("services");
+    let outcome = roll_out(switch(&scene.cluster), scene.candidate(), true, BAKE).await;
+    let selectors = [
+        "the candidate's selector for Service shop",
+        "the recorded selector for Service shop",
+        "the candidate's selector for Service shop-preview",
+        "the recorded selector for Service shop-preview",
+    ];
+    trial::promoted_untried(&outcome, &selectors);
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_preview_shows_the_candidate_before_users_see_it_and_is_given_back() {
     let scene = Scene::new().await;
     let rolling = tokio::spawn(roll_out(switch(&scene.cluster), scene.candidate(), false, Duration::from_secs(20)));

@@ -260,6 +260,17 @@ async fn a_way_back_that_admission_would_refuse_is_said_although_what_stands_the
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_webhook_says_that_takes_no_dry_runs_is_listed_and_a_template_cannot_be_made() {
+    let scene = Scene::new(Kind::Deployment).await;
+    scene.cluster.take_no_dry_runs("deployments");
+    let template = &scene.manifest["spec"]["template"];
+    let untried = scene.workload().template("release 2", template).await.unwrap_err();
+    assert_eq!(untried.kind(), ErrorKind::Unsupported, "{untried}");
+    let outcome = roll_out(scene.workload(), scene.candidate(), false).await;
+    trial::promoted_untried(&outcome, &["the candidate's template", "the recorded template"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_applies_on_the_servers_side_hears_what_a_rollback_leaves() {
     let mut scene = Scene::new(Kind::Deployment).await;
     let owned = |operation: &str| json!([{ "manager": "kubectl", "operation": operation, "fieldsV1": { "f:spec": { "f:template": {} } } }]);
