@@ -200,13 +200,20 @@ fn check(before: &Value, object: &Value) -> Result<(), Refusal> {
     match containers.map(|containers| containers.as_array().map(Vec::len)) {
         Some(None | Some(0)) => invalid("spec.template.spec.containers: Required value"),
         // As many webhooks do, it lets what is unchanged pass.
-        _ if object.to_string().contains("forbidden-by-admission")
-            && before.pointer("/spec/template") != object.pointer("/spec/template") =>
-        {
+        _ if object.to_string().contains("forbidden-by-admission") && judged(before) != judged(object) => {
             Err((403, "Forbidden", "admission webhook \"images\" denied the request: not from our registry".into()))
         }
         _ => Ok(()),
     }
+}
+
+/// What a webhook judges an object by: its pod template, or else all that it says.
+fn judged(object: &Value) -> Vec<&Value> {
+    if let Some(template) = object.pointer("/spec/template") {
+        return vec![template];
+    }
+    let members = object.as_object().into_iter().flatten();
+    members.filter(|(name, _)| !["metadata", "status"].contains(&name.as_str())).map(|(_, member)| member).collect()
 }
 
 fn matches(object: &Value, labels: &str) -> bool {
