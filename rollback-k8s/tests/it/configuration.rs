@@ -370,7 +370,7 @@ async fn on_a_real_server_configuration_comes_back_with_the_template_and_old_cop
     let outcome = roll(good(3), true).await;
     assert!(matches!(outcome.rollout.state, State::RolledBack { .. }), "{outcome}");
     assert_eq!(named(&live()), [flags.clone(), keys.clone()]);
-    space.rolled_out("deployment/web");
+    space.is_rolled_out("deployment/web");
 
     // With a history of one, the first copies are named by nothing two releases later.
     for version in 4..=6 {

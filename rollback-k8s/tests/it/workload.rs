@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
 use crate::support::{
-    cluster::{self, Namespace, PATIENCE, bad, deployment, release, release_of, released},
+    cluster::{self, Namespace, bad, deployment, release, release_of, released},
     trial,
 };
 
@@ -474,7 +474,7 @@ async fn a_real_deployment_is_promoted_and_a_bad_one_is_brought_back() {
     assert!(matches!(outcome.rollout.state, State::RolledBack { cause: Cause::Deadline { .. } }), "{outcome}");
     let after = space.get("deployment", "web");
     assert_eq!(after["spec"]["template"], before["spec"]["template"]);
-    space.rolled_out("deployment/web");
+    space.is_rolled_out("deployment/web");
 
     // Whoever keeps manifests applies the next one, and nothing of the bad one is left.
     let mut next = released("web", 3);
@@ -502,7 +502,7 @@ async fn what_kubectl_undid_on_the_way_is_not_done_again() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     space.kubectl(&["rollout", "undo", "deployment/web"]);
-    let outcome = tokio::time::timeout(PATIENCE, handle.finished()).await.expect("it ends");
+    let outcome = tokio::time::timeout(NOTICED, handle.finished()).await.expect("it is noticed");
     assert!(matches!(outcome.rollout.state, State::Abandoned { .. }), "{outcome}");
     assert_eq!(release_of(&space.get("deployment", "web")["spec"]["template"]), before, "{outcome}");
 }
@@ -512,14 +512,19 @@ async fn on_a_real_server_a_rollout_by_watch_ends_as_one_by_requests() {
     let Some(space) = real().await else { return };
     let watches = Watches::new(&space.client);
     let web = || Workload::deployment(&space.client, &space.name, "web").unwrap().watched_by(&watches);
-    let before = next(&space, 2);
+    let mut before = next(&space, 2);
+    // So that what is said to be done too early is seen to be under way.
+    before["metadata"]["annotations"]["fake-kubelet/ready-delay"] = json!("2");
     let outcome = roll_out(web(), web().template("2", &before).await.unwrap(), false).await;
     assert_eq!(outcome.rollout.state, State::Promoted, "{outcome}");
     let outcome = roll_out(web(), web().template("3", &next(&space, 3)).await.unwrap(), true).await;
     assert!(matches!(outcome.rollout.state, State::RolledBack { .. }), "{outcome}");
     assert_eq!(space.get("deployment", "web")["spec"]["template"], before);
-    space.rolled_out("deployment/web");
+    space.is_rolled_out("deployment/web");
 }
+
+/// Somebody else's hand is noticed within this, however long a cluster takes for pods.
+const NOTICED: Duration = Duration::from_secs(60);
 
 /// The ready-made scenarios that differ from each other where 100 % is the only share.
 const AT_ITS_OWN_PACE: [&str; 5] = [
