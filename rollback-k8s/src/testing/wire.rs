@@ -283,7 +283,7 @@ fn watch(cluster: &Cluster, call: &Call, cut: Option<Duration>) -> Answer {
     if from < cluster.world().forgotten {
         return refuse((410, "Expired", format!("too old resource version: {from}")));
     }
-    let end = tokio::time::Instant::now() + cut.unwrap_or(Duration::from_secs(seconds));
+    let end = tokio::time::Instant::now() + cut.unwrap_or_else(|| Duration::from_secs(seconds));
     let labels = call.query.get("labelSelector").cloned().unwrap_or_default();
     let state = Some((cluster.clone(), call.path.clone(), labels, from));
     let lines = stream::unfold(state, move |state| async move {
