@@ -261,7 +261,8 @@ impl Workload {
                     Some(original) => {
                         let body = self.body(copied, &original);
                         let answer = self.client.create(of.resource(), &self.namespace, &body, Write::Dry).await;
-                        let answer = answer.map(|after| after["data"] == body["data"]);
+                        let answer =
+                            answer.map(|after| ["data", "binaryData"].iter().all(|part| after[part] == body[part]));
                         let what = format!("{to}, a copy of {of}");
                         Tried { what: &what, of: to, back: false }.told(answer, ready)?
                     }

@@ -216,8 +216,8 @@ fn is_watch(request: &str) -> bool {
 }
 
 #[tokio::test]
-async fn a_watch_that_is_too_old_or_hangs_or_is_denied_is_made_up_for_by_lists() {
-    for fault in [Fault::Gone, Fault::Hangs, Fault::Silent, Fault::Denied, Fault::Away] {
+async fn a_watch_that_is_too_old_or_hangs_or_is_denied_or_cut_is_made_up_for_by_lists() {
+    for fault in [Fault::Gone, Fault::Hangs, Fault::Silent, Fault::Denied, Fault::Away, Fault::Says("")] {
         let Some(place) = Place::new().await else { return };
         place.deployment("web", "good", 2).await;
         let (line, begun) = (Line::default(), Instant::now());
