@@ -15,7 +15,7 @@ use crate::{
     access::Access,
     mark,
     object::{HELM_RELEASES, KUSTOMIZATIONS, Patch, Resource, Write, escaped, map, text},
-    workload::{WRITES, hash},
+    workload::{WRITES, hash, preflight::Tried},
 };
 
 /// What the repository says that Flux applies, while a rollout goes on. As soon as Flux is resumed that is put there,
@@ -188,15 +188,10 @@ impl Flux {
         if self.stands(&object) == Stands::SomebodyElses {
             return Ok(ready.proved(format!("{self} is suspended by somebody else, and stays so")));
         }
-        ready = match self.write(&self.suspended(&object), Write::Dry).await {
-            Ok(_) => ready.proved(format!("{self} can be suspended (dry run)")),
-            Err(e) if e.kind() == ErrorKind::Conflict => {
-                let text = format!("{self} changed while it was looked at");
-                return Err(Error::new(ErrorKind::Unavailable, text).because(e));
-            }
-            Err(e) if e.is_transient() => return Err(e),
-            Err(e) => ready.refused(format!("{self} cannot be suspended: {}", e.chain())),
-        };
+        let answer = self.write(&self.suspended(&object), Write::Dry).await;
+        let answer = answer.map(|after| self.stands(&after) == Stands::Ours);
+        let what = format!("the suspension of {self}");
+        ready = Tried { what: &what, of: self, back: false }.told(answer, ready)?;
         ready = ready.not_provable(format!("that {self} has nothing under way that it still puts there"));
         Ok(match says {
             Repository::SaysCandidate => ready.not_restored(format!(

@@ -237,15 +237,10 @@ impl CanaryPair {
                 ready = ready.refused(format!("Service {} does not select the pods of {name}", self.service));
             }
             for count in [most, self.size - most] {
-                ready = match self.put(&object, count, "tried out", Write::Dry).await {
-                    Ok(_) => ready.proved(format!("the API server accepts {count} replicas of {name} (dry run)")),
-                    Err(e) if e.kind() == ErrorKind::Conflict => {
-                        let text = format!("{name} changed while it was looked at");
-                        return Err(Error::new(ErrorKind::Unavailable, text).because(e));
-                    }
-                    Err(e) if e.is_transient() => return Err(e),
-                    Err(e) => ready.refused(format!("{count} replicas of {name} are not accepted: {}", e.chain())),
-                };
+                let answer = self.put(&object, count, "tried out", Write::Dry).await;
+                let answer = answer.map(|after| replicas(&after) == count);
+                let what = format!("{count} replicas of {name}");
+                ready = preflight::Tried { what: &what, of: name, back: false }.told(answer, ready)?;
             }
         }
         if let Some(watches) = &self.watches {

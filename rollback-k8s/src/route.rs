@@ -391,22 +391,9 @@ impl HttpRoute {
         for (goal, what) in [(Goal::Candidate, "the candidate's weights"), (Goal::Baseline, "the baseline's weights")] {
             let patch = self.patch(object, change, pair, goal, "tried out")?;
             let back = goal == Goal::Baseline;
-            match self.write(&patch, Write::Dry).await {
-                Ok(after) if self.share(&after, pair) == Some(percent(goal)) => {
-                    ready = ready.proved(format!("the API server accepts {what} (dry run)"));
-                }
-                Ok(_) => {
-                    ready =
-                        ready.refused(format!("the API server, or an admission webhook, changes {what} on the way in"));
-                }
-                Err(e) if e.kind() == ErrorKind::Conflict => {
-                    let text = format!("{self} changed while it was looked at");
-                    return Err(Error::new(ErrorKind::Unavailable, text).because(e));
-                }
-                Err(e) if e.is_transient() => return Err(e),
-                Err(e) if back => ready = ready.no_way_back(format!("{what} would not be accepted: {}", e.chain())),
-                Err(e) => ready = ready.refused(format!("{what} would not be accepted: {}", e.chain())),
-            }
+            let answer = self.write(&patch, Write::Dry).await;
+            let answer = answer.map(|after| self.share(&after, pair) == Some(percent(goal)));
+            ready = preflight::Tried { what, of: self, back }.told(answer, ready)?;
         }
         Ok(ready)
     }

@@ -167,6 +167,7 @@ impl ServiceSwitch {
         let mut ready = Readiness::default();
         let closed = |e: &Error| matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Denied);
         for (name, stood) in pair.recorded(self)? {
+            let is_preview = name != self.name;
             let object = match self.read(name).await {
                 Ok(object) => object,
                 Err(e) if closed(&e) => return Ok(ready.refused(format!("{self}: {}", e.chain()))),
@@ -180,23 +181,16 @@ impl ServiceSwitch {
                 ready = right.prove(&self.client, &self.namespace, Some(name), ready).await?;
             }
             ready = preflight::owner(&object, &format!("Service {name}"), self.despite_gitops.as_ref(), ready);
-            for (what, to, id, back) in [
-                ("the candidate's selector", &pair.candidate.selector, &change.candidate.id, false),
-                ("the recorded selector", &pair.baseline.selector, &change.baseline.id, true),
+            for (what, goal, id) in [
+                ("the candidate's selector", Goal::Candidate, &change.candidate.id),
+                ("the recorded selector", Goal::Baseline, &change.baseline.id),
             ] {
-                ready = match self.put(&object, to, "tried out", id.as_str(), Write::Dry).await {
-                    Ok(after) if selector(&after) == *to => {
-                        ready.proved(format!("the API server accepts {what} for Service {name} (dry run)"))
-                    }
-                    Ok(_) => ready.refused(format!("the API server, or an admission webhook, changes {what}")),
-                    Err(e) if e.kind() == ErrorKind::Conflict => {
-                        let text = format!("Service {name} changed while it was looked at");
-                        return Err(Error::new(ErrorKind::Unavailable, text).because(e));
-                    }
-                    Err(e) if e.is_transient() => return Err(e),
-                    Err(e) if back => ready.no_way_back(format!("{what} would not be accepted: {}", e.chain())),
-                    Err(e) => ready.refused(format!("{what} would not be accepted: {}", e.chain())),
-                };
+                let (wanted, shown) = pair.wanted(goal);
+                let (to, back) = (if is_preview { shown } else { wanted }, goal == Goal::Baseline);
+                let answer = self.put(&object, to, "tried out", id.as_str(), Write::Dry).await;
+                let answer = answer.map(|after| selector(&after) == *to);
+                let (what, of) = (format!("{what} for Service {name}"), format!("Service {name}"));
+                ready = preflight::Tried { what: &what, of: &of, back }.told(answer, ready)?;
             }
         }
         for (what, labels) in [("candidate", &pair.candidate.selector), ("baseline", &pair.baseline.selector)] {

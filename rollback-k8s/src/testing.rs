@@ -48,6 +48,8 @@ struct World {
     /// Events up to here are forgotten.
     forgotten: u64,
     denied: Vec<(String, String)>,
+    /// What a webhook stands before that takes no dry runs.
+    undryable: Vec<String>,
     faults: Vec<(String, usize, Fault)>,
     requests: Vec<String>,
     controller: controller::Controller,
@@ -66,6 +68,9 @@ pub enum Fault {
     Refuse(u16, u64),
     /// It is never answered.
     Hang,
+    /// A watch ends in order after so long, before its time and without a bookmark, as behind a proxy that ends what is
+    /// silent. What is no watch is carried out.
+    Cut(Duration),
 }
 
 impl Cluster {
@@ -114,7 +119,7 @@ impl Cluster {
         self.shared.changed.notify_waiters();
     }
 
-    /// Everything is gone: objects, faults, what was denied and what was asked.
+    /// Everything is gone: objects, faults, webhooks, what was denied and what was asked.
     pub fn reset(&self) {
         let mut world = self.world();
         let (version, uids, controller) = (world.version, world.uids, world.controller.emptied());
@@ -131,6 +136,11 @@ impl Cluster {
     /// From now on nobody may do this, as in `("patch", "deployments")`.
     pub fn deny(&self, verb: &str, resource: &str) {
         self.world().denied.push((verb.into(), resource.into()));
+    }
+
+    /// From now on a webhook that takes no dry runs stands before what is written to these, as in `"deployments"`.
+    pub fn take_no_dry_runs(&self, resource: &str) {
+        self.world().undryable.push(resource.into());
     }
 
     /// Goes wrong with the next so many requests of which the line, as `PATCH /apis/…/deployments/web`, has this text.

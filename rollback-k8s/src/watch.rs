@@ -2,7 +2,8 @@
 //!
 //! A watch lists, then hears of every change. It asks for bookmarks; the API server ends it every few seconds by our
 //! wish, and it goes on from where it was: so one that has died without a word is noticed within seconds, and what is
-//! known is never older than it says. After `410 Gone`, or after silence, it lists again, which is what polling would do.
+//! known is never older than it says. After `410 Gone`, after silence, and where something in between ends it before its
+//! time again and again, it lists again, which is what polling would do.
 
 mod kept;
 
@@ -87,7 +88,7 @@ impl Watches {
     }
 
     /// An object as it is watched, once it shows this attempt: then everything that came before it is known. None where
-    /// watching fails, or is not allowed: then a look is a request.
+    /// watching fails, is not allowed, or takes longer than a request would: then a look is a request.
     pub(crate) async fn heard(
         &self,
         resource: Resource,
@@ -97,7 +98,7 @@ impl Watches {
         last: &Attempt,
     ) -> Option<Value> {
         let feed = self.namespace(namespace).objects(resource);
-        feed.fresh().await.ok()?;
+        timeout(SOON, feed.fresh()).await.ok()?.ok()?;
         let object = feed.get(name)?.object();
         (mark::noted(&object, about, ATTEMPT) == Some(last.nonce.as_str())).then_some(object)
     }
@@ -197,7 +198,7 @@ struct Trouble {
 enum End {
     /// By the API server, in order: go on from here.
     Done,
-    /// Before its time: go on from here, and nothing is proved.
+    /// Before its time: nothing is proved, and it goes on from here unless that has lasted for long.
     Cut,
     /// What comes next is not known: list again.
     Gone,
@@ -318,7 +319,10 @@ impl<T: Kept> Shared<T> {
                 Some(mut last) => {
                     let ended = feed.watch(&mut last, if cautious { CAUTIOUS } else { TURN }).await;
                     let goes_on = match &ended {
-                        Ok(end) => matches!(end, End::Done | End::Cut),
+                        Ok(End::Done) => true,
+                        // Where each is cut nothing would ever be known again: as seldom as a good one ends it is listed.
+                        Ok(End::Cut) => !feed.is_due(),
+                        Ok(End::Gone | End::Silent) => false,
                         // To list everything is the last thing that a busy server needs. One that is away for a moment
                         // is not asked for it either; but where only watches fail, lists have to do.
                         Err(e) => match e.kind() {
@@ -462,6 +466,11 @@ impl<T: Kept> Shared<T> {
         }
     }
 
+    /// Whether a watch that is well would have shown a sign of life since the last one.
+    fn is_due(&self) -> bool {
+        lock(&self.state).alive.is_none_or(|(at, _)| at.elapsed() > TURN)
+    }
+
     /// Whom a change concerns: the workload that owns it, or itself.
     fn concerned(&self, item: &T) -> Option<Concerned> {
         match item.owner() {
@@ -556,6 +565,8 @@ const SLACK: Duration = Duration::from_secs(3);
 const EARLY: Duration = Duration::from_secs(1);
 /// What was known so long ago is not known.
 const STALE: Duration = Duration::from_secs(30);
+/// A look waits so long to hear of its object, and asks for it then.
+const SOON: Duration = Duration::from_secs(1);
 /// A watch that nobody needs ends after so long.
 const IDLE: Duration = Duration::from_secs(120);
 /// The pause after a failure, doubled with each, up to the most.

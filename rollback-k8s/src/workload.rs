@@ -208,8 +208,9 @@ impl Workload {
     /// The copies are made when the rollout begins to change things, and cleared away by a later rollout, once neither
     /// its revisions, nor a template in the workload's history, nor a pod names them. Other workloads should name the
     /// originals. A baseline that names originals still, as before the first such rollout, is copied too, as it is when
-    /// the rollout begins; going back names these copies where the originals have changed by then, and else the template
-    /// is exactly what it was.
+    /// the rollout begins; going back names these copies where the originals are seen to have changed by then, and else
+    /// the template is exactly what it was. The way back waits 2 seconds for the API server to say so. What it does not say
+    /// counts as unchanged, and a copy that is not seen is not named, unless its original is gone.
     ///
     /// Not copied: what a controller owns, and `kube-root-ca.crt`; they are renewed while pods run. Candidates that are
     /// made without this option go on naming the copies that are there.
@@ -272,7 +273,8 @@ impl Workload {
     ///
     /// # Errors
     /// `NotFound` when the workload is not there; `Invalid` when the API server, or an admission webhook, refuses the
-    /// template, or what serves has this name and is another template.
+    /// template, or what serves has this name and is another template; `Unsupported` when an admission webhook takes no
+    /// dry runs, for then nobody says beforehand what becomes of a template: use [`images`](Self::images).
     pub async fn template(&self, id: &str, template: &Value) -> Result<Revision> {
         let object = self.read().await?;
         let patch = Patch::new().put("/spec/template", template.clone());
@@ -604,7 +606,7 @@ impl DeploymentBackend for Workload {
         let wanted = pair.wanted(goal);
         // The controller writes the status while pods come and go, and every write changes what ours is tested against;
         // what counts is that it is still the version that was looked at.
-        let mut suspended = Vec::new();
+        let (mut suspended, mut restored) = (Vec::new(), None);
         for _ in 0..WRITES {
             let object = self.read().await?;
             if stand(&object).version()? != attempt.version || text(&object, "/metadata/uid") != pair.baseline.uid {
@@ -616,10 +618,11 @@ impl DeploymentBackend for Workload {
             }
             let live = template(&object);
             let stays = pair.is_wanted(live, goal);
-            let to = match back {
+            let to = match (back, restored) {
                 _ if stays => live,
-                true => self.with_its_configuration(&pair).await,
-                false => &wanted.template,
+                (true, Some(restored)) => restored,
+                (true, None) => *restored.insert(self.with_its_configuration(&pair).await),
+                (false, _) => &wanted.template,
             };
             if !back && !stays {
                 for flux in self.flux(&object) {

@@ -47,6 +47,8 @@ pub(super) async fn answer(cluster: &Cluster, request: Request<Body>) -> Result<
     let broken = || io::Error::new(io::ErrorKind::ConnectionReset, "the connection broke, as this test wants it");
     match fault {
         None => Ok(carry_out(cluster, &call)),
+        Some(Fault::Cut(after)) if call.is_watch() => Ok(watch(cluster, &call, Some(after))),
+        Some(Fault::Cut(_)) => Ok(carry_out(cluster, &call)),
         Some(Fault::LoseRequest) => Err(broken()),
         Some(Fault::LoseAnswer) => {
             drop(carry_out(cluster, &call));
@@ -78,9 +80,15 @@ struct Call {
     body: Bytes,
 }
 
+impl Call {
+    fn is_watch(&self) -> bool {
+        self.query.get("watch").is_some_and(|watch| watch == "true" || watch == "1")
+    }
+}
+
 fn carry_out(cluster: &Cluster, call: &Call) -> Answer {
-    if call.query.get("watch").is_some_and(|watch| watch == "true" || watch == "1") {
-        return watch(cluster, call);
+    if call.is_watch() {
+        return watch(cluster, call, None);
     }
     let done = {
         let mut world = cluster.world();
@@ -118,6 +126,9 @@ impl World {
             return Err((403, "Forbidden", text));
         }
         let dry = call.query.contains_key("dryRun");
+        if dry && self.undryable.contains(&resource) {
+            return Err((400, "BadRequest", "admission webhook \"audit\" does not support dry run".into()));
+        }
         match verb {
             "list" => Ok(self.list(call)),
             "get" => self.found(&call.path).cloned(),
@@ -189,13 +200,20 @@ fn check(before: &Value, object: &Value) -> Result<(), Refusal> {
     match containers.map(|containers| containers.as_array().map(Vec::len)) {
         Some(None | Some(0)) => invalid("spec.template.spec.containers: Required value"),
         // As many webhooks do, it lets what is unchanged pass.
-        _ if object.to_string().contains("forbidden-by-admission")
-            && before.pointer("/spec/template") != object.pointer("/spec/template") =>
-        {
+        _ if object.to_string().contains("forbidden-by-admission") && judged(before) != judged(object) => {
             Err((403, "Forbidden", "admission webhook \"images\" denied the request: not from our registry".into()))
         }
         _ => Ok(()),
     }
+}
+
+/// What a webhook judges an object by: its pod template, or else all that it says.
+fn judged(object: &Value) -> Vec<&Value> {
+    if let Some(template) = object.pointer("/spec/template") {
+        return vec![template];
+    }
+    let members = object.as_object().into_iter().flatten();
+    members.filter(|(name, _)| !["metadata", "status"].contains(&name.as_str())).map(|(_, member)| member).collect()
 }
 
 fn matches(object: &Value, labels: &str) -> bool {
@@ -257,14 +275,15 @@ fn merged(target: Value, patch: &Value) -> Value {
     Value::Object(target)
 }
 
-/// Tells what happens from a version on, with a bookmark at the end, for as long as was asked for.
-fn watch(cluster: &Cluster, call: &Call) -> Answer {
+/// Tells what happens from a version on, with a bookmark at the end, for as long as was asked for; or, without one, until
+/// it is cut.
+fn watch(cluster: &Cluster, call: &Call, cut: Option<Duration>) -> Answer {
     let from: u64 = call.query.get("resourceVersion").and_then(|version| version.parse().ok()).unwrap_or(0);
     let seconds = call.query.get("timeoutSeconds").and_then(|seconds| seconds.parse().ok()).unwrap_or(290);
     if from < cluster.world().forgotten {
         return refuse((410, "Expired", format!("too old resource version: {from}")));
     }
-    let end = tokio::time::Instant::now() + Duration::from_secs(seconds);
+    let end = tokio::time::Instant::now() + cut.unwrap_or_else(|| Duration::from_secs(seconds));
     let labels = call.query.get("labelSelector").cloned().unwrap_or_default();
     let state = Some((cluster.clone(), call.path.clone(), labels, from));
     let lines = stream::unfold(state, move |state| async move {
@@ -289,6 +308,9 @@ fn watch(cluster: &Cluster, call: &Call) -> Answer {
                 return Some((told, Some((cluster, path, labels, from))));
             }
             if tokio::time::timeout_at(end, changed).await.is_err() {
+                if cut.is_some() {
+                    return None;
+                }
                 // A client that reads kinds must find them here too.
                 let bookmark = json!({
                     "apiVersion": "v1", "kind": "Bookmark", "metadata": { "resourceVersion": from.to_string() },

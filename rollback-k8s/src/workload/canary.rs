@@ -15,7 +15,9 @@ use serde_json::{Value, json};
 use super::{
     Kind, LAST_APPLIED, Pair, Snapshot, WRITES, Workload,
     convergence::{Convergence, convergence, is_seen, mixed, replicas},
-    finds_alone, images_of, share, template,
+    finds_alone, images_of,
+    preflight::Tried,
+    share, template,
 };
 use crate::{
     Client, Watches,
@@ -247,16 +249,8 @@ impl StatefulSetCanary {
             )));
         }
         let hold = mark::only_as_read(&object).put("/spec/updateStrategy", strategy(&recorded, self.size - 1));
-        Ok(match self.set.write(&hold, Write::Dry).await {
-            Ok(after) if held(&after) == self.size - 1 => ready.proved("the API server accepts a partition (dry run)"),
-            Ok(_) => ready.refused("the API server, or an admission webhook, takes a partition away as it comes in"),
-            Err(e) if e.kind() == ErrorKind::Conflict => {
-                let text = format!("{} changed while it was looked at", self.set);
-                return Err(Error::new(ErrorKind::Unavailable, text).because(e));
-            }
-            Err(e) if e.is_transient() => return Err(e),
-            Err(e) => ready.refused(format!("a partition would not be accepted: {}", e.chain())),
-        })
+        let answer = self.set.write(&hold, Write::Dry).await.map(|after| held(&after) == self.size - 1);
+        Tried { what: "a partition", of: self, back: false }.told(answer, ready)
     }
 
     /// The HorizontalPodAutoscaler that sets the number of pods.

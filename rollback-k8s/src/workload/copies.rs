@@ -22,8 +22,10 @@ use tokio::time::timeout;
 
 use super::{
     ATTEMPT, Kind, Pair, Snapshot, Workload, annotation,
-    configs::{self, Config},
-    hash, template,
+    configs::{self, Config, There},
+    hash,
+    preflight::Tried,
+    template,
 };
 use crate::object::{CONFIG_MAPS, CONTROLLER_REVISIONS, PODS, Patch, REPLICA_SETS, SECRETS, Write, escaped, text};
 
@@ -42,6 +44,16 @@ pub(super) struct Copied {
     pub(super) of: Config,
     /// Its name.
     pub(super) to: String,
+}
+
+/// What has become of what a copy was made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Original {
+    Unchanged,
+    Changed,
+    Gone,
+    /// That cannot be told.
+    Hidden,
 }
 
 /// Names in a template, by what they are to be instead. A Secret and a ConfigMap may have the same.
@@ -206,16 +218,26 @@ impl Workload {
     pub(super) async fn with_its_configuration<'p>(&self, pair: &'p Pair) -> &'p Value {
         let Some(restored) = &pair.restored else { return &pair.baseline.template };
         // The way back waits for this: all at once, and not for an API server that is slow.
-        let looks = pair.baseline.copies.iter().map(|copied| async move {
-            let copy = self.client.find(copied.of.resource(), &self.namespace, &copied.to);
-            let (now, copy) = tokio::join!(timeout(SOON, self.unchanged(copied)), timeout(SOON, copy));
-            // What cannot be told may have changed; the copy has not.
-            (!matches!(now, Ok(Ok(Some(_)))), matches!(copy, Ok(Ok(None))))
-        });
-        let looks = join_all(looks).await;
-        let is_changed = looks.iter().any(|(changed, _)| *changed);
-        let is_missing = looks.iter().any(|(_, missing)| *missing);
-        if is_changed && !is_missing { &restored.template } else { &pair.baseline.template }
+        let found = join_all(pair.baseline.copies.iter().map(|copied| self.found(copied))).await;
+        if takes_copies(&found) { &restored.template } else { &pair.baseline.template }
+    }
+
+    /// What has become of the original, and whether its copy is there, as far as the API server says so soon.
+    async fn found(&self, copied: &Copied) -> (Original, There) {
+        let find = |name| timeout(SOON, self.client.find(copied.of.resource(), &self.namespace, name));
+        let (original, copy) = tokio::join!(find(&copied.of.name), find(&copied.to));
+        let original = match original {
+            Ok(Ok(Some(now))) if copied.of.as_in(Some(&now)) == copied.of => Original::Unchanged,
+            Ok(Ok(Some(_))) => Original::Changed,
+            Ok(Ok(None)) => Original::Gone,
+            Ok(Err(_)) | Err(_) => Original::Hidden,
+        };
+        let copy = match copy {
+            Ok(Ok(Some(copy))) if self.original_of(&copy) == Some(&copied.of.name) => There::Yes,
+            Ok(Ok(_)) => There::No,
+            Ok(Err(_)) | Err(_) => There::Hidden,
+        };
+        (original, copy)
     }
 
     /// Lets the API server try out the copies that both revisions need, where they are not there yet.
@@ -238,11 +260,11 @@ impl Workload {
                     None => ready.refused(format!("{of} is not what it was for the candidate: make that again")),
                     Some(original) => {
                         let body = self.body(copied, &original);
-                        match self.client.create(of.resource(), &self.namespace, &body, Write::Dry).await {
-                            Ok(_) => ready.proved(format!("{of} can travel as {to} (dry run)")),
-                            Err(e) if e.is_transient() => return Err(e),
-                            Err(e) => ready.refused(format!("{of} cannot travel as {to}: {}", e.chain())),
-                        }
+                        let answer = self.client.create(of.resource(), &self.namespace, &body, Write::Dry).await;
+                        let answer =
+                            answer.map(|after| ["data", "binaryData"].iter().all(|part| after[part] == body[part]));
+                        let what = format!("{to}, a copy of {of}");
+                        Tried { what: &what, of: to, back: false }.told(answer, ready)?
                     }
                 },
             };
@@ -319,6 +341,16 @@ impl Snapshot {
     }
 }
 
+/// Whether the way back is to the template with copies, by what was found of each: only for a change that was seen, and
+/// with copies that were. What cannot be told is no reason to leave the recorded template, with which pods that still run
+/// stay, and others start whatever their configuration holds by now; but with an original that is gone none starts.
+fn takes_copies(found: &[(Original, There)]) -> bool {
+    let some = |what| found.iter().any(|(original, _)| *original == what);
+    let all_are_there = found.iter().all(|(_, copy)| *copy == There::Yes);
+    let none_is_missing = found.iter().all(|(_, copy)| *copy != There::No);
+    (some(Original::Changed) && all_are_there) || (some(Original::Gone) && none_is_missing)
+}
+
 fn rename(template: &mut Value, renamed: &Renamed) {
     configs::visit(template, |at| {
         if let Some(to) = renamed.get(&(at.secret, at.name.clone())) {
@@ -336,3 +368,44 @@ const COPY_FOR: &str = "rollback.rs/copy-for";
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long the way back waits to learn what its configuration is by now.
 const SOON: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_way_back_leaves_the_recorded_template_only_for_a_change_and_copies_that_were_seen() {
+        use Original::{Changed, Gone, Hidden, Unchanged};
+        let copies = [There::Yes, There::No, There::Hidden];
+        // One of them, by its original and by whether its copy is there, is missing, or cannot be told.
+        for (original, takes) in [
+            (Unchanged, [false, false, false]),
+            (Changed, [true, false, false]),
+            // Without its original no pod starts: then a copy that may be there is better.
+            (Gone, [true, false, true]),
+            (Hidden, [false, false, false]),
+        ] {
+            for (copy, takes) in copies.into_iter().zip(takes) {
+                assert_eq!(takes_copies(&[(original, copy)]), takes, "{original:?}, {copy:?}");
+            }
+        }
+        // The template names all copies or none.
+        let (yes, no, hidden) = (There::Yes, There::No, There::Hidden);
+        for (one, other, takes) in [
+            ((Changed, yes), (Unchanged, yes), true),
+            ((Changed, yes), (Hidden, yes), true),
+            ((Changed, yes), (Unchanged, hidden), false),
+            ((Changed, yes), (Unchanged, no), false),
+            ((Changed, yes), (Changed, no), false),
+            ((Hidden, yes), (Unchanged, yes), false),
+            ((Gone, yes), (Hidden, hidden), true),
+            ((Gone, hidden), (Changed, yes), true),
+            ((Gone, yes), (Changed, no), false),
+            ((Gone, hidden), (Unchanged, no), false),
+        ] {
+            assert_eq!(takes_copies(&[one, other]), takes, "{one:?}, {other:?}");
+            assert_eq!(takes_copies(&[other, one]), takes, "{other:?}, {one:?}");
+        }
+        assert!(!takes_copies(&[]));
+    }
+}

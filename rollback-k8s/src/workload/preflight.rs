@@ -154,26 +154,11 @@ impl Workload {
             // What stands there already would be no change of the template, which admission may let pass unseen.
             let tried = if template(object) == to { touched(to) } else { to.clone() };
             let patch = self.patch(object, &tried, applied, id.as_str(), "tried out");
-            match self.write(&patch, Write::Dry).await {
-                Ok(after) if *template(&after) == tried => {
-                    ready = ready.proved(format!("the API server accepts {what} (dry run)"));
-                }
-                Ok(_) => {
-                    let why = format!("the API server, or an admission webhook, changes {what} as it comes in");
-                    ready = ready
-                        .refused(format!("{why}: make the candidate with Workload::template, which takes that along"));
-                }
-                // Somebody, as its controller, wrote the object since it was read: asked again at the next try.
-                Err(e) if e.kind() == ErrorKind::Conflict => {
-                    let text = format!("{self} changed while it was looked at");
-                    return Err(Error::new(ErrorKind::Unavailable, text).because(e));
-                }
-                Err(e) if e.is_transient() => return Err(e),
-                Err(e) if e.kind() == ErrorKind::Unsupported => {
-                    ready = ready.not_provable(format!("that the API server accepts {what}: {}", e.chain()));
-                }
-                Err(e) if back => ready = ready.no_way_back(format!("{what} would not be accepted: {}", e.chain())),
-                Err(e) => ready = ready.refused(format!("{what} would not be accepted: {}", e.chain())),
+            let answer = self.write(&patch, Write::Dry).await.map(|after| *template(&after) == tried);
+            let changed = matches!(answer, Ok(false));
+            ready = Tried { what, of: self, back }.told(answer, ready)?;
+            if changed {
+                ready = ready.refused("make the candidate with Workload::template, which takes along what is changed");
             }
         }
         Ok(ready)
@@ -227,6 +212,41 @@ impl Workload {
             ready = ready.not_restored(format!("what {config} holds: it is no part of the revision"));
         }
         Ok(ready)
+    }
+}
+
+/// What the API server was asked to try out, for the words in which its answer is told.
+pub(crate) struct Tried<'a> {
+    /// As in "the API server accepts …".
+    pub(crate) what: &'a str,
+    /// What was read for it.
+    pub(crate) of: &'a dyn Display,
+    /// Whether it is the way back.
+    pub(crate) back: bool,
+}
+
+impl Tried<'_> {
+    /// The answer: whether it would come in as it was sent.
+    pub(crate) fn told(self, answer: Result<bool>, ready: Readiness) -> Result<Readiness> {
+        let Self { what, of, back } = self;
+        Ok(match answer {
+            Ok(true) => ready.proved(format!("the API server accepts {what} (dry run)")),
+            Ok(false) => {
+                ready.refused(format!("the API server, or an admission webhook, changes {what} as it comes in"))
+            }
+            // Somebody, as its controller, wrote the object since it was read: asked again at the next try.
+            Err(e) if e.kind() == ErrorKind::Conflict => {
+                let text = format!("{of} changed while it was looked at");
+                return Err(Error::new(ErrorKind::Unavailable, text).because(e));
+            }
+            Err(e) if e.is_transient() => return Err(e),
+            // By a webhook that takes no dry runs, whatever it says to the real thing.
+            Err(e) if e.kind() == ErrorKind::Unsupported => {
+                ready.not_provable(format!("that the API server accepts {what}: {}", e.chain()))
+            }
+            Err(e) if back => ready.no_way_back(format!("{what} would not be accepted: {}", e.chain())),
+            Err(e) => ready.refused(format!("{what} would not be accepted: {}", e.chain())),
+        })
     }
 }
 

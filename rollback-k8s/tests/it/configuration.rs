@@ -13,11 +13,19 @@ use rollback_core::{
         sweep::{Scenario, Sweep},
     },
 };
-use rollback_k8s::{Workload, testing::Cluster, workload::Kind};
+use rollback_k8s::{
+    Workload,
+    testing::{Cluster, Fault},
+    workload::Kind,
+};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use crate::{
-    support::cluster::{self, deployment, good},
+    support::{
+        cluster::{self, deployment, good},
+        trial,
+    },
     workload::{Scene, manifest, refused, roll_out, workload},
 };
 
@@ -179,6 +187,55 @@ async fn a_baseline_that_names_originals_comes_back_with_what_they_held() {
     }
 }
 
+/// It answers for the workload, as one does whose Secrets are slow to decrypt.
+#[tokio::test(start_paused = true)]
+async fn a_server_that_does_not_say_what_the_configuration_is_changes_nothing_of_what_comes_back_and_holds_nothing_up()
+{
+    // Of the originals and the copies, of the copies alone, and where a status is written meanwhile again and again.
+    for (hidden, conflicts, changes) in [("flags", 0, false), ("flags-", 0, true), ("flags", 4, false)] {
+        let cluster = world();
+        let before = live(&cluster);
+        let next = candidate(&cluster, "shop:2").await;
+        let rolling = tokio::spawn(roll_out(web(&cluster), next, true));
+        let image = || live(&cluster)["spec"]["template"]["spec"]["containers"][0]["image"].clone();
+        while image() != "shop:2" {
+            assert!(!rolling.is_finished());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        if changes {
+            cluster.put(&in_memory("ConfigMap", "flags", "two"));
+        }
+        cluster.fault(&format!("GET /api/v1/namespaces/default/configmaps/{hidden}"), usize::MAX, Fault::Hang);
+        cluster.fault("PATCH /apis/apps/v1/namespaces/default/deployments/web", conflicts, Fault::Refuse(409, 0));
+        let begun = Instant::now();
+        while image() != "shop:1" {
+            assert!(!rolling.is_finished());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        // The candidate's pods take one second, and the gate and the looks less than another.
+        assert!(begun.elapsed() < Duration::from_secs(5), "{hidden}, {conflicts}: {:?}", begun.elapsed());
+        cluster.calm();
+        let outcome = rolling.await.unwrap();
+        assert!(matches!(outcome.rollout.state, State::RolledBack { .. }), "{outcome}");
+        assert_eq!(live(&cluster)["spec"]["template"], before["spec"]["template"], "{hidden}, {conflicts}");
+        let said: Vec<&str> = outcome.rollout.not_restored.iter().map(|note| note.as_str()).collect();
+        let is_said = said.iter().any(|note| note.starts_with("ConfigMap flags has changed"));
+        assert_eq!(is_said, changes, "{hidden}, {conflicts}: {said:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_webhook_says_that_takes_no_dry_runs_is_listed_for_copies() {
+    let cluster = world();
+    let next = candidate(&cluster, "shop:2").await;
+    cluster.take_no_dry_runs("configmaps");
+    let outcome = roll_out(web(&cluster), next, false).await;
+    let [flags, _] = named(&live(&cluster));
+    let copy = format!("{flags}, a copy of ConfigMap flags");
+    // As the candidate takes it along, and as the baseline does.
+    trial::promoted_untried(&outcome, &[&copy, &copy]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_name_of_a_copy_tells_nothing_of_a_secret() {
     let named_for = async |password: &str| {
@@ -313,7 +370,7 @@ async fn on_a_real_server_configuration_comes_back_with_the_template_and_old_cop
     let outcome = roll(good(3), true).await;
     assert!(matches!(outcome.rollout.state, State::RolledBack { .. }), "{outcome}");
     assert_eq!(named(&live()), [flags.clone(), keys.clone()]);
-    space.rolled_out("deployment/web");
+    space.is_rolled_out("deployment/web");
 
     // With a history of one, the first copies are named by nothing two releases later.
     for version in 4..=6 {

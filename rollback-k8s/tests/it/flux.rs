@@ -14,7 +14,10 @@ use rollback_k8s::{Workload, flux::Repository, testing::Cluster, workload::Kind}
 use serde_json::{Value, json};
 
 use crate::{
-    support::cluster::{self, deployment, good},
+    support::{
+        cluster::{self, deployment, good},
+        trial,
+    },
     workload::{Scene, manifest, refused, roll_out, workload},
 };
 
@@ -115,6 +118,14 @@ async fn flux_is_suspended_for_as_long_as_it_says_something_else_than_what_serve
         });
         assert_eq!(said, stays, "{:?}", outcome.rollout.not_restored);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_webhook_says_that_takes_no_dry_runs_is_listed_for_flux() {
+    let cluster = world();
+    cluster.take_no_dry_runs("kustomizations");
+    let outcome = roll_out(follows(&cluster, Kind::Deployment), candidate(&cluster).await, false).await;
+    trial::promoted_untried(&outcome, &["the suspension of Flux's Kustomization default/shop"]);
 }
 
 #[tokio::test(start_paused = true)]

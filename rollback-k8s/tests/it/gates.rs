@@ -18,7 +18,7 @@ use rollback_k8s::{
     Watches,
     gate::{Conditions, Pods},
     store::Secrets,
-    testing::Cluster,
+    testing::{self, Cluster},
 };
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout};
@@ -26,7 +26,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::{
     line::{Fault, Line},
     place::Place,
-    support::cluster::PATIENCE,
+    support::cluster::{PATIENCE, deployment},
 };
 
 /// A rollout as the engine tells a gate of it.
@@ -216,8 +216,8 @@ fn is_watch(request: &str) -> bool {
 }
 
 #[tokio::test]
-async fn a_watch_that_is_too_old_or_hangs_or_is_denied_is_made_up_for_by_lists() {
-    for fault in [Fault::Gone, Fault::Hangs, Fault::Silent, Fault::Denied, Fault::Away] {
+async fn a_watch_that_is_too_old_or_hangs_or_is_denied_or_cut_is_made_up_for_by_lists() {
+    for fault in [Fault::Gone, Fault::Hangs, Fault::Silent, Fault::Denied, Fault::Away, Fault::Says("")] {
         let Some(place) = Place::new().await else { return };
         place.deployment("web", "good", 2).await;
         let (line, begun) = (Line::default(), Instant::now());
@@ -233,6 +233,41 @@ async fn a_watch_that_is_too_old_or_hangs_or_is_denied_is_made_up_for_by_lists()
         let sent = line.sent();
         let most = 60 + 4 * begun.elapsed().as_secs();
         assert!((sent.len() as u64) < most, "{fault:?} takes {} requests; {most} are accepted", sent.len());
+    }
+}
+
+/// By a proxy that ends what is silent, in a namespace where nothing happens.
+#[tokio::test(start_paused = true)]
+async fn watches_that_are_always_cut_leave_no_gate_without_data() {
+    for after in [0, 2, 5, 8].map(Duration::from_secs) {
+        let cluster = Cluster::new();
+        let mut set = crate::partition::set(deployment("db", "shop:1"), 1);
+        set["metadata"]["annotations"] = json!({ "rollback.rs/attempt": "r/1/candidate" });
+        let uid = cluster.put(&set)["metadata"]["uid"].clone();
+        let revision = cluster.get("statefulsets", "db").unwrap()["status"]["updateRevision"].clone();
+        let owner =
+            json!({ "apiVersion": "apps/v1", "kind": "StatefulSet", "name": "db", "uid": uid, "controller": true });
+        cluster.put(&json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": { "name": "db-0", "labels": { "controller-revision-hash": revision }, "ownerReferences": [owner] },
+            "status": { "phase": "Running", "conditions": [{ "type": "Ready", "status": "True" }] },
+        }));
+        cluster.fault("watch=true", usize::MAX, testing::Fault::Cut(after));
+        let gate = Pods::of(&Watches::new(&cluster.client()), "default", "statefulset/db").unwrap();
+        let mut judge = Judge::new("r");
+        judge.until(&gate, Standing::Healthy).await;
+        let before = cluster.requests().len();
+        for second in 0..120 {
+            sleep(Duration::from_secs(1)).await;
+            let begun = Instant::now();
+            let verdict = judge.ask(&gate).await;
+            assert_eq!(verdict.standing(), Standing::Healthy, "cut after {after:?}, {second} s: {verdict:?}");
+            assert!(begun.elapsed() < Duration::from_secs(1), "cut after {after:?}, {second} s: it is waited for");
+        }
+        let asked = cluster.requests().split_off(before);
+        let lists = asked.iter().filter(|line| !line.contains("watch=true")).count();
+        // Two kinds, each no more often than a good watch is begun again.
+        assert!(lists <= 2 * 12, "cut after {after:?}: {lists} lists in two minutes");
     }
 }
 
@@ -346,7 +381,7 @@ async fn a_gate_on_what_is_not_there_refuses_the_start_and_bad_names_are_told() 
 #[tokio::test]
 async fn a_right_that_is_missing_refuses_the_start_by_its_verb_and_resource() {
     let cluster = Cluster::new();
-    cluster.put(&crate::support::cluster::deployment("web", "shop:1"));
+    cluster.put(&deployment("web", "shop:1"));
     cluster.deny("watch", "pods");
     let watches = Watches::new(&cluster.client());
     let gate = Pods::of(&watches, "default", "deployment/web").unwrap();

@@ -125,6 +125,15 @@ async fn roll_out(backend: CanaryPair, candidate: Revision, steps: &[u8], bad: b
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_webhook_says_that_takes_no_dry_runs_is_listed_for_a_pair() {
+    let scene = Scene::new().await;
+    scene.cluster.take_no_dry_runs("deployments");
+    let outcome = roll_out(scene.pair().await, scene.candidate(), &[20, 100], false).await;
+    let counts = ["0 replicas of web-a", "4 replicas of web-a", "0 replicas of web-b", "4 replicas of web-b"];
+    trial::promoted_untried(&outcome, &counts);
+}
+
+#[tokio::test(start_paused = true)]
 async fn replicas_that_an_autoscaler_sets_are_not_written() {
     let scene = Scene::new().await;
     scene.cluster.put(&scaler());

@@ -201,6 +201,14 @@ async fn a_set_with_a_pod_that_is_not_ready_is_rolled_out_at_once_and_not_by_sha
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_webhook_says_that_takes_no_dry_runs_is_listed_for_a_partition_too() {
+    let scene = Scene::new().await;
+    scene.cluster.take_no_dry_runs("statefulsets");
+    let outcome = roll_out(scene.canary().await, scene.candidate(), &[25, 100], 1).await;
+    trial::promoted_untried(&outcome, &["the candidate's template", "the recorded template", "a partition"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_set_that_is_scaled_half_way_goes_back() {
     let scene = Scene::new().await;
     let rolling = scene.canary().await;

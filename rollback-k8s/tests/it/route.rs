@@ -224,6 +224,42 @@ async fn what_speaks_against_a_route_is_said_before_anything_changes() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_webhook_says_that_takes_no_dry_runs_is_listed_for_a_route() {
+    let scene = Scene::new();
+    scene.cluster.take_no_dry_runs("httproutes");
+    let outcome = roll_out(scene.route(), scene.candidate(), None, BAKE).await;
+    trial::promoted_untried(&outcome, &["the candidate's weights", "the baseline's weights"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn weights_that_admission_would_refuse_on_the_way_back_are_no_way_back() {
+    const OLD: &str = "forbidden-by-admission";
+    let scene = Scene::new();
+    scene.cluster.put(&service(OLD));
+    scene.cluster.put(&pod(OLD, true));
+    let put = async |weight: i64| {
+        let mut object = manifest(weight, 0);
+        object["spec"]["rules"][1]["backendRefs"][0]["name"] = json!(OLD);
+        scene.cluster.put(&object);
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    };
+    put(1).await;
+    let route = HttpRoute::new(&scene.cluster.client(), "default", "shop", [OLD, "shop-green"]).unwrap();
+    let target = TargetId::try_from("shop").unwrap();
+    let (baseline, candidate) = (route.baseline().await.unwrap(), route.revision("shop:2", "shop-green").unwrap());
+    let change = Change { rollout: RolloutId::fresh(&target), target, baseline, candidate };
+    let plan = Plan::canary([10, 100], BAKE).unwrap();
+    // Where they stand they pass.
+    let ready = route.preflight(&change, &plan).await.unwrap();
+    assert_eq!(ready.no_way_back, [], "{ready:?}");
+    put(3).await;
+    let ready = route.preflight(&change, &plan).await.unwrap();
+    let [why] = &*ready.no_way_back else { panic!("{ready:?}") };
+    assert!(why.as_str().starts_with("the baseline's weights would not be accepted: "), "{why}");
+    assert!(why.as_str().contains("not from our registry"), "{why}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_route_that_is_shared_already_has_no_baseline() {
     let scene = Scene::new();
     for (weights, why) in [((3, 1), "both shop-blue and shop-green"), ((0, 0), "neither shop-blue nor shop-green")] {

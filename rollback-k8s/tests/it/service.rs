@@ -7,7 +7,7 @@ use rollback_core::{
     ErrorKind,
     backend::DeploymentBackend,
     engine::Outcome,
-    model::Revision,
+    model::{Change, Revision, RolloutId, TargetId},
     plan::Plan,
     state::{Cause, State},
     testing::backend::Bench,
@@ -129,6 +129,40 @@ async fn what_speaks_against_a_switch_is_said_before_anything_changes() {
         assert!(outcome.to_string().contains(why), "{why}: {outcome}");
         assert_eq!((scene.color("shop"), scene.color("shop-preview")), (json!("blue"), json!("none")), "{why}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_webhook_says_that_takes_no_dry_runs_is_listed_for_a_service_and_its_preview() {
+    let scene = Scene::new().await;
+    scene.cluster.take_no_dry_runs("services");
+    let outcome = roll_out(switch(&scene.cluster), scene.candidate(), true, BAKE).await;
+    let selectors = [
+        "the candidate's selector for Service shop",
+        "the recorded selector for Service shop",
+        "the candidate's selector for Service shop-preview",
+        "the recorded selector for Service shop-preview",
+    ];
+    trial::promoted_untried(&outcome, &selectors);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_selector_that_admission_would_refuse_on_the_way_back_is_no_way_back() {
+    let scene = Scene::new().await;
+    scene.cluster.put(&service("shop", "forbidden-by-admission"));
+    scene.cluster.put(&pod("forbidden-by-admission", true));
+    let target = TargetId::try_from("shop").unwrap();
+    let baseline = switch(&scene.cluster).baseline().await.unwrap();
+    let change = Change { rollout: RolloutId::fresh(&target), target, baseline, candidate: scene.candidate() };
+    let plan = Plan::blue_green(BAKE, BAKE).unwrap();
+    let prove = async || switch(&scene.cluster).preflight(&change, &plan).await.unwrap();
+    // Where it stands it passes, and a preview is tried with what it gets back, which is its own.
+    let ready = prove().await;
+    assert_eq!((ready.no_way_back, ready.refused), (vec![], vec![]));
+    scene.cluster.put(&service("shop", "red"));
+    let ready = prove().await;
+    let [why] = &*ready.no_way_back else { panic!("{ready:?}") };
+    assert!(why.as_str().starts_with("the recorded selector for Service shop would not be accepted: "), "{why}");
+    assert!(why.as_str().contains("not from our registry") && ready.refused.is_empty(), "{ready:?}");
 }
 
 #[tokio::test(start_paused = true)]

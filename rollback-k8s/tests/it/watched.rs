@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use rollback_core::{
     backend::DeploymentBackend,
     engine::{Engine, NewRollout, Target},
-    model::Revision,
+    model::{Attempt, Change, Goal, Nonce, Revision, RolloutId, Serial, TargetId},
     plan::Plan,
     state::State,
     store::Memory,
@@ -16,6 +16,7 @@ use rollback_k8s::{
     testing::{Cluster, Fault},
 };
 use serde_json::json;
+use tokio::time::Instant;
 
 use crate::{
     pair, partition, route,
@@ -240,5 +241,52 @@ async fn where_watching_is_not_allowed_each_look_is_a_request_and_preflight_says
             let not_provable = &outcome.rollout.readiness.not_provable;
             assert!(not_provable.iter().any(|note| note.as_str().starts_with(&said)), "{what:?}: {not_provable:?}");
         }
+    }
+}
+
+/// By a proxy that ends what is silent: a rollout ends as it would without watches.
+#[tokio::test(start_paused = true)]
+async fn where_each_watch_is_cut_rollouts_end_as_they_should() {
+    for what in ALL {
+        for (after, unhealthy_from) in [(0, None), (0, Some(100)), (8, None), (8, Some(100))] {
+            let cluster = Cluster::new();
+            let (backend, candidate) = what.deploy(&cluster, &Watches::new(&cluster.client()), "web").await;
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            // Longer than what was heard counts as known, on the way there and on the way back.
+            cluster.pods_take(Duration::from_secs(45));
+            cluster.fault("watch=true", usize::MAX, Fault::Cut(Duration::from_secs(after)));
+            let plan = what.plan(Duration::from_secs(45));
+            let ended = trial::roll_out(backend, candidate, plan, unhealthy_from);
+            let ended = tokio::time::timeout(Duration::from_secs(3600), ended).await;
+            let outcome = ended.unwrap_or_else(|_| panic!("{what:?}, cut after {after} s: it is stuck"));
+            let is_right = match unhealthy_from {
+                None => outcome.rollout.state == State::Promoted,
+                Some(_) => matches!(outcome.rollout.state, State::RolledBack { .. }),
+            };
+            assert!(is_right, "{what:?}, cut after {after} s: {outcome}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_look_waits_no_longer_for_a_watch_than_for_a_request() {
+    for what in ALL {
+        let cluster = Cluster::new();
+        let (backend, candidate) = what.deploy(&cluster, &Watches::new(&cluster.client()), "web").await;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let target = TargetId::try_from("web").unwrap();
+        let rollout = RolloutId::fresh(&target);
+        let change = Change { rollout, target, baseline: backend.baseline().await.unwrap(), candidate };
+        let goal = Goal::Baseline;
+        let version = backend.observe(&change, goal, None).await.unwrap().version;
+        let nonce = Nonce::new(&change.rollout, Serial(1), goal);
+        let attempt = Attempt { nonce, goal, version, at: "2026-01-01T00:00:00Z".parse().unwrap() };
+        // What a watch begins with.
+        cluster.fault(&format!("/{}?", what.plural()), usize::MAX, Fault::Hang);
+        let begun = Instant::now();
+        backend.observe(&change, goal, Some(&attempt)).await.unwrap();
+        assert!(begun.elapsed() < Duration::from_millis(1100), "{what:?}: {:?}", begun.elapsed());
+        let listed = |line: &String| line.contains(&format!("/{}?", what.plural()));
+        assert!(cluster.requests().iter().any(listed), "{what:?}: nothing is watched");
     }
 }

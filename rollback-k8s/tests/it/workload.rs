@@ -26,7 +26,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
 use crate::support::{
-    cluster::{self, Namespace, PATIENCE, bad, deployment, release, release_of, released},
+    cluster::{self, Namespace, bad, deployment, release, release_of, released},
     trial,
 };
 
@@ -299,6 +299,17 @@ async fn a_way_back_that_admission_would_refuse_is_said_although_what_stands_the
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_webhook_says_that_takes_no_dry_runs_is_listed_and_a_template_cannot_be_made() {
+    let scene = Scene::new(Kind::Deployment).await;
+    scene.cluster.take_no_dry_runs("deployments");
+    let template = &scene.manifest["spec"]["template"];
+    let untried = scene.workload().template("release 2", template).await.unwrap_err();
+    assert_eq!(untried.kind(), ErrorKind::Unsupported, "{untried}");
+    let outcome = roll_out(scene.workload(), scene.candidate(), false).await;
+    trial::promoted_untried(&outcome, &["the candidate's template", "the recorded template"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_applies_on_the_servers_side_hears_what_a_rollback_leaves() {
     let mut scene = Scene::new(Kind::Deployment).await;
     let owned = |operation: &str| json!([{ "manager": "kubectl", "operation": operation, "fieldsV1": { "f:spec": { "f:template": {} } } }]);
@@ -544,7 +555,7 @@ async fn a_real_deployment_is_promoted_and_a_bad_one_is_brought_back() {
     assert!(matches!(outcome.rollout.state, State::RolledBack { cause: Cause::Deadline { .. } }), "{outcome}");
     let after = space.get("deployment", "web");
     assert_eq!(after["spec"]["template"], before["spec"]["template"]);
-    space.rolled_out("deployment/web");
+    space.is_rolled_out("deployment/web");
 
     // Whoever keeps manifests applies the next one, and nothing of the bad one is left.
     let mut next = released("web", 3);
@@ -587,7 +598,7 @@ async fn what_kubectl_undid_on_the_way_is_not_done_again() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     space.kubectl(&["rollout", "undo", "deployment/web"]);
-    let outcome = tokio::time::timeout(PATIENCE, handle.finished()).await.expect("it ends");
+    let outcome = tokio::time::timeout(NOTICED, handle.finished()).await.expect("it is noticed");
     assert!(matches!(outcome.rollout.state, State::Abandoned { .. }), "{outcome}");
     assert_eq!(release_of(&space.get("deployment", "web")["spec"]["template"]), before, "{outcome}");
 }
@@ -597,14 +608,19 @@ async fn on_a_real_server_a_rollout_by_watch_ends_as_one_by_requests() {
     let Some(space) = real().await else { return };
     let watches = Watches::new(&space.client);
     let web = || Workload::deployment(&space.client, &space.name, "web").unwrap().watched_by(&watches);
-    let before = next(&space, 2);
+    let mut before = next(&space, 2);
+    // So that what is said to be done too early is seen to be under way.
+    before["metadata"]["annotations"]["fake-kubelet/ready-delay"] = json!("2");
     let outcome = roll_out(web(), web().template("2", &before).await.unwrap(), false).await;
     assert_eq!(outcome.rollout.state, State::Promoted, "{outcome}");
     let outcome = roll_out(web(), web().template("3", &next(&space, 3)).await.unwrap(), true).await;
     assert!(matches!(outcome.rollout.state, State::RolledBack { .. }), "{outcome}");
     assert_eq!(space.get("deployment", "web")["spec"]["template"], before);
-    space.rolled_out("deployment/web");
+    space.is_rolled_out("deployment/web");
 }
+
+/// Somebody else's hand is noticed within this, however long a cluster takes for pods.
+const NOTICED: Duration = Duration::from_secs(60);
 
 /// The ready-made scenarios that differ from each other where 100 % is the only share.
 const AT_ITS_OWN_PACE: [&str; 5] = [

@@ -137,6 +137,12 @@ impl Namespace {
         self.kubectl(&["rollout", "status", workload, &format!("--timeout={}s", PATIENCE.as_secs())]);
     }
 
+    /// Kubectl too calls it rolled out, without waiting: what a rollout says is done is not still under way.
+    pub(crate) fn is_rolled_out(&self, workload: &str) {
+        let said = self.kubectl(&["rollout", "status", workload, "--watch=false"]);
+        assert!(said.contains("successfully rolled out"), "{workload} was said to be done: {said}");
+    }
+
     /// Waits until this is so.
     pub(crate) async fn until(&self, what: &str, so: impl AsyncFn() -> bool) {
         let begun = Instant::now();

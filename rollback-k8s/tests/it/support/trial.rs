@@ -8,6 +8,7 @@ use rollback_core::{
     gate::Policy,
     model::{Goal, Progress, Revision, Weight},
     plan::Plan,
+    state::State,
     store::Memory,
     testing::{
         backend::{self, Bench, Driver, Outcome as Kept},
@@ -52,6 +53,16 @@ pub(crate) async fn roll_out(
     let outcome = engine.start(NewRollout::new("web", candidate, plan).unwrap()).await.unwrap().finished().await;
     engine.shutdown(Duration::from_secs(5)).await;
     outcome
+}
+
+/// Promoted, and this is listed as what a webhook that takes no dry runs may say, and nothing else.
+pub(crate) fn promoted_untried(outcome: &Outcome, what: &[&str]) {
+    assert_eq!(outcome.rollout.state, State::Promoted, "{outcome}");
+    let listed = outcome.rollout.readiness.not_provable.iter().map(|note| note.as_str());
+    let untried: Vec<&str> = listed.filter(|note| note.contains("does not support dry run")).collect();
+    let is_listed =
+        |what: &&str| untried.iter().any(|note| note.starts_with(&format!("that the API server accepts {what}:")));
+    assert!(what.iter().all(is_listed) && untried.len() == what.len(), "{what:?}: {untried:?}");
 }
 
 /// Looks at this goal by watches of these objects hide nothing: neither what was just written, nor, while no watch goes
