@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::{
     Client,
-    object::{ENDPOINT_SLICES, ENDPOINTS, text},
+    object::{ENDPOINT_SLICES, ENDPOINTS, list, text},
 };
 
 /// The ready endpoints of a Service: pods by name, anything else by address.
@@ -34,8 +34,4 @@ fn name(endpoint: &Value) -> String {
         "" => text(endpoint, "/ip").into(),
         pod => pod.into(),
     }
-}
-
-fn list<'a>(at: &'a Value, pointer: &str) -> impl Iterator<Item = &'a Value> + use<'a> {
-    at.pointer(pointer).and_then(Value::as_array).into_iter().flatten()
 }

@@ -293,6 +293,11 @@ pub(crate) fn number(object: &Value, pointer: &str) -> i64 {
     object.pointer(pointer).and_then(Value::as_i64).unwrap_or_default()
 }
 
+/// What is in the list at this pointer, or nothing.
+pub(crate) fn list<'a>(object: &'a Value, pointer: &str) -> impl Iterator<Item = &'a Value> + use<'a> {
+    object.pointer(pointer).and_then(Value::as_array).into_iter().flatten()
+}
+
 /// The map at this pointer, or an empty one.
 pub(crate) fn map<'a>(object: &'a Value, pointer: &str) -> impl Iterator<Item = (&'a String, &'a Value)> + use<'a> {
     object.pointer(pointer).and_then(Value::as_object).into_iter().flatten()
@@ -302,7 +307,7 @@ pub(crate) fn map<'a>(object: &'a Value, pointer: &str) -> impl Iterator<Item = 
 pub(crate) fn selector(object: &Value) -> String {
     let mut words: Vec<String> =
         map(object, "/matchLabels").map(|(name, value)| format!("{name}={}", value.as_str().unwrap_or(""))).collect();
-    for rule in object.pointer("/matchExpressions").and_then(Value::as_array).into_iter().flatten() {
+    for rule in list(object, "/matchExpressions") {
         let (key, values) = (text(rule, "/key"), rule.pointer("/values").and_then(Value::as_array));
         let values: Vec<&str> = values.into_iter().flatten().filter_map(Value::as_str).collect();
         let values = values.join(",");

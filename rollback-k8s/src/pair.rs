@@ -168,15 +168,9 @@ impl CanaryPair {
 
     /// The HorizontalPodAutoscaler that sets replicas of either.
     async fn scaler(&self) -> Result<Option<String>> {
-        let scalers = self.client.list(AUTOSCALERS, &self.namespace, "").await?;
-        let mut ours = scalers.iter().filter(|scaler| {
-            text(scaler, "/spec/scaleTargetRef/kind") == "Deployment"
-                && self.names.iter().any(|name| text(scaler, "/spec/scaleTargetRef/name") == name)
-        });
-        Ok(ours.next().map(|scaler| {
-            let (name, of) = (text(scaler, "/metadata/name"), text(scaler, "/spec/scaleTargetRef/name"));
-            format!("HorizontalPodAutoscaler {name} sets the replicas of {of}")
-        }))
+        let names = [self.names[0].as_str(), &self.names[1]];
+        let found = preflight::scaler_of(&self.client, &self.namespace, Kind::Deployment, &names).await?;
+        Ok(found.map(|(who, of)| format!("HorizontalPodAutoscaler {who} sets the replicas of {of}")))
     }
 
     async fn put(&self, object: &Value, replicas: i64, nonce: &str, write: Write) -> Result<Value> {

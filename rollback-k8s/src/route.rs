@@ -17,7 +17,7 @@ use crate::{
     access::{self, Access},
     endpoints,
     mark::{self, REVISION, Stand},
-    object::{ENDPOINT_SLICES, ENDPOINTS, HTTP_ROUTES, Patch, SERVICES, Write, number, text},
+    object::{ENDPOINT_SLICES, ENDPOINTS, HTTP_ROUTES, Patch, SERVICES, Write, list, number, text},
     unsealed::Unsealed,
     watch,
     workload::{WRITES, hash, last_writer, preflight},
@@ -155,8 +155,9 @@ impl HttpRoute {
     }
 
     /// An id for it as a target: its namespace and name, its rule where that is named, and a sum of these, of both Services
-    /// and of the API server. So what an interrupted run left is taken up for the same rule of the same cluster, and for
-    /// no other.
+    /// and of the cluster. So what an interrupted run left is taken up for the same rule of the same cluster, and for no
+    /// other; by what the cluster is told from others, and where it has to be named for that, says
+    /// [`Workload::target_id`](crate::Workload::target_id).
     pub fn target_id(&self) -> TargetId {
         let rule = self.rule.as_ref().map_or_else(String::new, |rule| format!("/{rule}"));
         let name = format!("{}/httproute/{}{rule}", self.namespace, self.name);
@@ -597,8 +598,4 @@ fn told(rule: &Rule<'_>) -> String {
         format!("{} {weight}", text(it, "/name"))
     };
     list(rule.refs, "").map(one).collect::<Vec<_>>().join(", ")
-}
-
-fn list<'a>(at: &'a Value, pointer: &str) -> impl Iterator<Item = &'a Value> + use<'a> {
-    at.pointer(pointer).and_then(Value::as_array).into_iter().flatten()
 }

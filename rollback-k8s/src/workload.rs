@@ -326,8 +326,12 @@ impl Workload {
         access::role(name, &self.namespace, &self.rights())
     }
 
-    /// An id for it as a target: its namespace, kind and name, and a sum of these and of the API server. So what an
-    /// interrupted run left is taken up in the same cluster, and in no other.
+    /// An id for it as a target: its namespace, kind and name, and a sum of these and of the cluster. So what an interrupted
+    /// run left is taken up in the same cluster, and in no other.
+    ///
+    /// The cluster goes by the name that the client was given ([`Client::named`]), and else by the address of its API server.
+    /// That is enough for kubeconfigs in which each cluster has one address. In pods the address may be that of another
+    /// cluster too, and of a client that was made elsewhere there is none: name the cluster there.
     pub fn target_id(&self) -> TargetId {
         let name = format!("{}/{}/{}", self.namespace, self.kind.resource().kind.to_lowercase(), self.name);
         mark::target_id(&self.client, &name, "")

@@ -15,9 +15,9 @@ use serde_json::{Value, json};
 use super::{
     Kind, LAST_APPLIED, Pair, Snapshot, WRITES, Workload,
     convergence::{Convergence, convergence, is_seen, mixed, replicas},
-    finds_alone, images_of,
-    preflight::Tried,
-    share, template,
+    finds_alone, images_of, name_of,
+    preflight::{self, Tried},
+    share, stand, template,
 };
 use crate::{
     Client, Watches,
@@ -225,9 +225,10 @@ impl StatefulSetCanary {
                 self.set, recorded.size, self.size
             )));
         }
-        match self.scaler().await {
+        let Workload { client, namespace, name, .. } = &self.set;
+        match preflight::scaler_of(client, namespace, Kind::StatefulSet, &[name]).await {
             Ok(None) => ready = ready.proved("nobody else sets the number of pods"),
-            Ok(Some(who)) => {
+            Ok(Some((who, _))) => {
                 ready = ready.refused(format!(
                     "HorizontalPodAutoscaler {who} sets the number of pods, of which the shares are: take it away for the \
                      rollout"
@@ -251,16 +252,6 @@ impl StatefulSetCanary {
         let hold = mark::only_as_read(&object).put("/spec/updateStrategy", strategy(&recorded, self.size - 1));
         let answer = self.set.write(&hold, Write::Dry).await.map(|after| held(&after) == self.size - 1);
         Tried { what: "a partition", of: self, back: false }.told(answer, ready)
-    }
-
-    /// The HorizontalPodAutoscaler that sets the number of pods.
-    async fn scaler(&self) -> Result<Option<String>> {
-        let scalers = self.set.client.list(AUTOSCALERS, &self.set.namespace, "").await?;
-        let mut ours = scalers.iter().filter(|scaler| {
-            text(scaler, "/spec/scaleTargetRef/kind") == "StatefulSet"
-                && text(scaler, "/spec/scaleTargetRef/name") == self.set.name
-        });
-        Ok(ours.next().map(|scaler| text(scaler, "/metadata/name").to_owned()))
     }
 }
 
@@ -300,9 +291,7 @@ impl DeploymentBackend for StatefulSetCanary {
             size: replicas(&object),
             found: stand(&object),
         };
-        // The name means what was put there under it, and nothing that came later.
-        let named = mark::noted(&object, "", mark::REVISION).filter(|_| recorded.found.is_as_written());
-        Revision::new(named.unwrap_or(revision.id.as_str()))?.with_spec(&recorded)
+        Revision::new(name_of(&object).unwrap_or(revision.id.as_str()))?.with_spec(&recorded)
     }
 
     async fn preflight(&self, change: &Change, plan: &Plan) -> Result<Readiness> {
@@ -459,11 +448,6 @@ impl Recorded {
         let kind = text(object, "/spec/updateStrategy/type");
         now.is_ours(&self.found) && held(object) == left && kind == text(&self.strategy, "/type")
     }
-}
-
-/// How it stands: its template counts here, as for a [`Workload`].
-fn stand(object: &Value) -> Stand {
-    Stand::of(object, "", template(object))
 }
 
 fn version(object: &Value) -> Result<Version> {

@@ -168,22 +168,15 @@ impl Workload {
         if self.kind == Kind::DaemonSet {
             return Ok(ready);
         }
-        let scalers = match self.client.list(AUTOSCALERS, &self.namespace, "").await {
+        match scaler_of(&self.client, &self.namespace, self.kind, &[&self.name]).await {
             // Said already, with the rights.
-            Err(e) if matches!(e.kind(), ErrorKind::Denied | ErrorKind::NotFound) => return Ok(ready),
-            scalers => scalers?,
-        };
-        let ours = |scaler: &&Value| {
-            text(scaler, "/spec/scaleTargetRef/kind") == self.kind.resource().kind
-                && text(scaler, "/spec/scaleTargetRef/name") == self.name
-        };
-        Ok(match scalers.iter().find(ours) {
-            Some(scaler) => ready.proved(format!(
-                "the number of pods is left to HorizontalPodAutoscaler {}",
-                text(scaler, "/metadata/name")
-            )),
-            None => ready,
-        })
+            Err(e) if matches!(e.kind(), ErrorKind::Denied | ErrorKind::NotFound) => Ok(ready),
+            Ok(Some((who, _))) => {
+                Ok(ready.proved(format!("the number of pods is left to HorizontalPodAutoscaler {who}")))
+            }
+            Ok(None) => Ok(ready),
+            Err(e) => Err(e),
+        }
     }
 
     async fn configuration(&self, pair: &Pair, mut ready: Readiness) -> Result<Readiness> {
@@ -290,6 +283,21 @@ pub(crate) async fn room(
         ready = ready.not_provable(what);
     }
     Ok(ready)
+}
+
+/// The HorizontalPodAutoscaler that sets the number of pods of one of these workloads, and of which.
+pub(crate) async fn scaler_of(
+    client: &Client,
+    namespace: &str,
+    kind: Kind,
+    names: &[&str],
+) -> Result<Option<(String, String)>> {
+    let scalers = client.list(AUTOSCALERS, namespace, "").await?;
+    let of = |scaler: &Value| {
+        let (of, name) = (text(scaler, "/spec/scaleTargetRef/kind"), text(scaler, "/spec/scaleTargetRef/name"));
+        (of == kind.resource().kind && names.contains(&name)).then(|| name.to_owned())
+    };
+    Ok(scalers.iter().find_map(|scaler| Some((text(scaler, "/metadata/name").to_owned(), of(scaler)?))))
 }
 
 /// Who would undo what is done here: refused, unless the user has seen to that.

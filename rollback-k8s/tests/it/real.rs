@@ -214,14 +214,14 @@ async fn a_deadline_that_passed_for_the_candidate_is_no_failure_of_the_way_back(
     let web = workload(&space, Kind::Deployment);
     for round in 0..5 {
         let change = change(&web, bad_one(&web).await).await;
-        shift(&web, &change, Goal::Candidate, 1).await;
+        let there = shift(&web, &change, Goal::Candidate, 1).await;
         let passed =
             |progress: &Progress| matches!(progress, Progress::Failed(why) if why.as_str().contains("deadline"));
-        until(&web, &change, Goal::Candidate, "the deadline passes", passed).await;
-        shift(&web, &change, Goal::Baseline, 2).await;
+        until(&web, &change, &there, "the deadline passes", passed).await;
+        let back = shift(&web, &change, Goal::Baseline, 2).await;
         let begun = Instant::now();
         loop {
-            let look = web.observe(&change, Goal::Baseline, None).await.unwrap();
+            let look = web.observe(&change, Goal::Baseline, Some(&back)).await.unwrap();
             assert!(!matches!(look.progress, Progress::Failed(_)), "round {round}: {:?}", look.progress);
             if look.progress == Progress::Reached {
                 break;
@@ -232,11 +232,12 @@ async fn a_deadline_that_passed_for_the_candidate_is_no_failure_of_the_way_back(
 }
 
 /// One shift towards this goal, with what was looked at for it.
-async fn shift(web: &Workload, change: &Change, goal: Goal, serial: u64) {
+async fn shift(web: &Workload, change: &Change, goal: Goal, serial: u64) -> Attempt {
     let version = web.observe(change, goal, None).await.unwrap().version;
     let nonce = Nonce::new(&change.rollout, Serial(serial), goal);
     let attempt = Attempt { nonce, goal, version, at: "2026-01-01T00:00:00Z".parse().unwrap() };
     web.shift(change, goal, &attempt).await.unwrap();
+    attempt
 }
 
 async fn bad_one(web: &Workload) -> Revision {
@@ -248,11 +249,11 @@ async fn change(web: &Workload, candidate: Revision) -> Change {
     Change { rollout: RolloutId::fresh(&target), target, baseline: web.baseline().await.unwrap(), candidate }
 }
 
-/// Looks until this is what a look says.
-async fn until(web: &Workload, change: &Change, goal: Goal, what: &str, is: impl Fn(&Progress) -> bool) {
+/// Looks until this is what a look says after this attempt.
+async fn until(web: &Workload, change: &Change, last: &Attempt, what: &str, is: impl Fn(&Progress) -> bool) {
     let (mut seen, begun) = (None, Instant::now());
     while begun.elapsed() < PATIENCE {
-        let progress = web.observe(change, goal, None).await.unwrap().progress;
+        let progress = web.observe(change, last.goal, Some(last)).await.unwrap().progress;
         if is(&progress) {
             return;
         }
@@ -277,24 +278,24 @@ async fn the_pod_that_holds_up_the_way_back_of_a_stateful_set_is_deleted_when_th
     let waits = "jsonpath={.items[*].status.containerStatuses[*].state.waiting.reason}";
     let crashes = async || space.kubectl(&["get", "pods", "-lapp=web", "-o", waits]).contains("CrashLoopBackOff");
     space.until("a pod crashes over and over", crashes).await;
-    shift(&web, &change, Goal::Baseline, 2).await;
+    let mut last = shift(&web, &change, Goal::Baseline, 2).await;
     let seen =
         |progress: &Progress| matches!(progress, Progress::Underway(why) if why.as_str().contains(" of 2 pods are"));
-    until(&web, &change, Goal::Baseline, "the template is back and the pod is not", seen).await;
+    until(&web, &change, &last, "the template is back and the pod is not", seen).await;
     assert!(has_bad(&space), "nothing was allowed to delete the pod");
 
     let web = web.delete_stuck_pods();
     let due = |progress: &Progress| matches!(progress, Progress::Due(effect) if effect.as_str().starts_with("delete pod web-"));
-    until(&web, &change, Goal::Baseline, "the pod is due", due).await;
-    shift(&web, &change, Goal::Baseline, 3).await;
+    until(&web, &change, &last, "the pod is due", due).await;
+    last = shift(&web, &change, Goal::Baseline, 3).await;
     // One that was ready for a moment has let the next one come.
     let back = |progress: &Progress| matches!(progress, Progress::Reached | Progress::Due(_));
     for serial in 4.. {
-        until(&web, &change, Goal::Baseline, "it is back", back).await;
-        if web.observe(&change, Goal::Baseline, None).await.unwrap().progress == Progress::Reached {
+        until(&web, &change, &last, "it is back", back).await;
+        if web.observe(&change, Goal::Baseline, Some(&last)).await.unwrap().progress == Progress::Reached {
             break;
         }
-        shift(&web, &change, Goal::Baseline, serial).await;
+        last = shift(&web, &change, Goal::Baseline, serial).await;
     }
     assert!(!has_bad(&space));
 }
@@ -325,8 +326,8 @@ async fn the_printed_role_is_enough_and_what_is_missing_is_named() {
         let found = web.preflight(&known, &plan).await.unwrap();
         assert!(found.refused.is_empty() && found.no_way_back.is_empty(), "{found:?}");
         for (serial, goal) in [(1, Goal::Candidate), (2, Goal::Baseline)] {
-            shift(&web, &known, goal, serial).await;
-            until(&web, &known, goal, "it is there", |progress| *progress == Progress::Reached).await;
+            let last = shift(&web, &known, goal, serial).await;
+            until(&web, &known, &last, "it is there", |progress| *progress == Progress::Reached).await;
         }
         // Three of one name would share their pods' labels.
         space.kubectl(&["delete", &format!("{}/web", name(kind)), "--cascade=foreground"]);
