@@ -54,7 +54,7 @@ struct Args {
     #[command(flatten)]
     watch: Watch,
     /// Reckon for so long with a call that was not answered: it may still land. A run that goes on after another was killed
-    /// waits as long before it goes forward; the way back does not wait.
+    /// waits as long before it goes forward; on the way back stops and answers to hooks do not wait.
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = time)]
     settle: Duration,
     /// First set the service's PAUSE hooks, with this time-out: longer than the longest bake and an hour of overtime; 1m to

@@ -427,10 +427,12 @@ async fn a_gate_that_trips_as_the_deployment_ends_goes_back_at_once() {
     }
 }
 
-fn sicken(shop: &Shop, sick: bool) {
-    for instance in ["i-1", "i-2", "i-3"] {
-        shop.aws.codedeploy().sicken(instance, sick);
-    }
+/// The third deployment, which is on its way, fails on every instance.
+async fn third_fails(shop: &Shop) {
+    let sicken = |sick| ["i-1", "i-2", "i-3"].map(|instance| shop.aws.codedeploy().sicken(instance, sick));
+    sicken(true);
+    once(shop, 3, "Failed").await;
+    sicken(false);
 }
 
 #[tokio::test(start_paused = true)]
@@ -446,9 +448,7 @@ async fn a_rollback_of_codedeploys_own_that_fails_is_followed_by_ours() {
     while shop.deployments().len() < 3 {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    sicken(&shop, true);
-    once(&shop, 3, "Failed").await;
-    sicken(&shop, false);
+    third_fails(&shop).await;
     let ended = run.finished().await;
     assert!(matches!(ended.rollout.state, State::RolledBack { .. }), "{}", ended.rollout);
     let creators: Vec<_> = shop.deployments().iter().map(|it| it["creator"].clone()).collect();
@@ -465,9 +465,7 @@ async fn a_way_back_of_ours_that_fails_is_for_a_person_and_names_the_instance() 
     while shop.deployments().len() < 3 {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    sicken(&shop, true);
-    once(&shop, 3, "Failed").await;
-    sicken(&shop, false);
+    third_fails(&shop).await;
     let ended = run.finished().await;
     let State::Stuck { why, .. } = &ended.rollout.state else { panic!("{}", ended.rollout) };
     assert!(why.as_str().contains("i-1") && why.as_str().contains("ApplicationStop"), "{why}");

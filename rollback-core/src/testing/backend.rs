@@ -590,13 +590,7 @@ pub async fn a_call_from_before_a_rollback_is_refused_after_it(bench: &dyn Bench
         let late = driver.save(forward, &version);
         driver.drive(Goal::Baseline).await;
         driver.assert_refused(&late, &format!("a late shift towards {forward}, after the rollback,")).await;
-        for _ in 0..3 {
-            let look = driver.look(Goal::Baseline).await;
-            assert_eq!(look.progress, Progress::Reached, "a late shift towards {forward} undid the rollback");
-            bench.settle().await;
-        }
-        let baseline = driver.change.baseline.clone();
-        driver.assert_serves(&baseline, "after a late call was refused").await;
+        driver.assert_stays_back(&format!("a late shift towards {forward}"), "after a late call was refused").await;
     }
     Outcome::Kept
 }
@@ -635,13 +629,7 @@ pub async fn what_is_repeatable_has_its_effect_once(bench: &dyn Bench) -> Outcom
         harmless(driver.send(&again).await, "at once");
         driver.drive(Goal::Baseline).await;
         harmless(driver.send(&late).await, "when the baseline is back");
-        for _ in 0..3 {
-            let look = driver.look(Goal::Baseline).await;
-            assert_eq!(look.progress, Progress::Reached, "a repeatable shift sent again undid the rollback");
-            bench.settle().await;
-        }
-        let baseline = driver.change.baseline.clone();
-        driver.assert_serves(&baseline, "after a repeatable shift was sent again").await;
+        driver.assert_stays_back("a repeatable shift sent again", "after a repeatable shift was sent again").await;
     }
     Outcome::Kept
 }
@@ -876,6 +864,16 @@ impl<'a> Driver<'a> {
     /// Forgets the last attempt, as a rollout that has none.
     fn forget(&mut self) {
         (self.last, self.closed, self.unsettled) = (None, true, None);
+    }
+
+    /// Look after look the rollback stands: `what` has not undone it.
+    async fn assert_stays_back(&self, what: &str, when: &str) {
+        for _ in 0..3 {
+            let look = self.look(Goal::Baseline).await;
+            assert_eq!(look.progress, Progress::Reached, "{what} undid the rollback");
+            self.bench.settle().await;
+        }
+        self.assert_serves(&self.change.baseline, when).await;
     }
 
     async fn assert_serves(&self, revision: &Revision, when: &str) {

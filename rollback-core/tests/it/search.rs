@@ -11,7 +11,7 @@ use std::{
 
 use rollback_core::state::{Abandonment, State};
 
-use self::world::{Budget, Call, Machine, Rules, Serving, Spends, Step, World};
+use self::world::{Budget, Machine, Rules, Serving, Spends, Step, World};
 
 /// What a search found.
 struct Found {
@@ -119,10 +119,13 @@ fn broken(machine: &Machine, before: &World, step: Step, after: &World) -> Optio
     {
         return Some("P5: a driver whose rollout was taken over asks for nothing more");
     }
-    // What names what it is for is none of them: it has its effect once.
-    let unnamed = |call: &&Call| !machine.rules.checked && !machine.rules.names(call.goal, call.effect);
-    if let Some(call) = sent.filter(unnamed)
-        && before.under_way.iter().flatten().filter(unnamed).any(|earlier| earlier.goal == call.goal)
+    // But for what names what it is for: it has its effect once, and none on anything else.
+    if let Some(call) = sent.filter(|call| !machine.rules.checked && !machine.rules.names(call.goal, call.effect))
+        && before
+            .under_way
+            .iter()
+            .flatten()
+            .any(|it| it.goal == call.goal && machine.rules.lets_land(it, before.serving))
     {
         return Some("P6: the same goal is not asked for twice while the first may still land");
     }

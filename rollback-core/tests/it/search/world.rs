@@ -73,6 +73,11 @@ impl Rules {
     pub(super) fn names(self, goal: Goal, effect: Serving) -> bool {
         self.named && goal == Goal::Baseline && effect == Serving::Split(0)
     }
+
+    /// Whether a call has its effect on what serves, where versions are not checked.
+    pub(super) fn lets_land(self, call: &Call, serving: Serving) -> bool {
+        !self.names(call.goal, call.effect) || call.version == serving.rank()
+    }
 }
 
 /// How often each kind of trouble may strike in one history.
@@ -440,7 +445,7 @@ impl Machine {
             let mut lands = never;
             if !self.rules.checked {
                 // What names something else than what is there is taken, and has no effect.
-                if !self.rules.names(call.goal, call.effect) || call.version == w.serving.rank() {
+                if self.rules.lets_land(call, w.serving) {
                     (lands.serving, lands.nonce) = (call.effect, call.nonce);
                 }
                 let mut answered = lands;
