@@ -300,7 +300,7 @@ fn p6_an_unanswered_wish_is_not_repeated_before_it_is_seen_or_settled(
                 || refused(trace, earlier, place)
                 || trace.turned_away(&other.nonce, place)
                 || other.version != attempt.version && past_landing(trace, &other.nonce, place)
-                || goal == Goal::Baseline && (is_repeatable(trace, earlier) || is_repeatable(trace, place));
+                || goal == Goal::Baseline && is_repeatable(trace, place);
             if !known && wall(line.at) < settles(other, settle) {
                 return Err(format!("P6: {} repeats {}, which may still land", attempt.nonce, other.nonce));
             }
